@@ -1,0 +1,67 @@
+"""``flask c2meter ...``: thin commands over :class:`~flask_c2meter.metering.Metering`.
+
+A module has the commands of one errand: ``customers`` what customers have used and owe,
+``delivery`` what happens to it, ``dead`` what was set aside, ``explain`` and ``proof`` where a
+number comes from and whether it is right, ``provision`` and ``reconcile`` what Stripe has,
+``doctor`` and ``selftest`` whether all is well; ``terminal`` is what they all print with.
+
+Exit codes: 0 fine; 1 something needs attention (unhealthy, a difference found); 2 bad arguments or
+a damaged store.
+"""
+
+from __future__ import annotations
+
+import click
+from flask.cli import AppGroup
+
+
+class Commands(AppGroup):
+    """Imports its commands when one is asked for: a process that serves requests never does."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of all commands, sorted."""
+        self._load()
+        return super().list_commands(ctx)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; None if there is none."""
+        self._load()
+        return super().get_command(ctx, cmd_name)
+
+    def _load(self) -> None:
+        if self.commands:
+            return
+        from . import (
+            backfill,
+            customers,
+            dead,
+            delivery,
+            doctor,
+            explain,
+            proof,
+            provision,
+            reconcile,
+            selftest,
+            storage,
+        )
+
+        for module in (
+            customers,
+            delivery,
+            dead,
+            explain,
+            proof,
+            backfill,
+            provision,
+            reconcile,
+            storage,
+            doctor,
+            selftest,
+        ):
+            for command in module.COMMANDS:
+                self.add_command(command)
+
+
+c2meter_group: Commands = Commands(
+    "c2meter", help="Usage metering: usage and bills, delivery, proof."
+)
