@@ -77,7 +77,7 @@ def _host_facts(app: Flask, state: AppState, *, network: bool) -> HostFacts:
         channels=[
             *(["email"] if config.mail_server or hooks.mail_sender else []),
             *(["webhook"] if config.alert_webhook_url else []),
-            *(["signal"] if usage_alert.has_receivers_for(app) else []),
+            *(["signal"] if any(True for _ in usage_alert.receivers_for(app)) else []),
         ],
         reached=knock(config, by_mail=by_mail) if network else None,
     )

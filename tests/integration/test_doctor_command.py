@@ -190,12 +190,14 @@ class TestHost:
 
     def test_alerts_by_signal(self, host: Host) -> None:
         def hear(sender: Flask, **extra: Any) -> None: ...
+        def hear_another(sender: Flask, **extra: Any) -> None: ...
 
-        with usage_alert.connected_to(hear, sender=host.app):
-            assert said(host, "alerts") == ["alerts are announced in the app and by signal"]
-        assert said(host, "alerts") == [
-            "alerts are shown in the app only, which will do for a trial"
-        ]
+        with usage_alert.connected_to(hear_another, sender=Flask("another")):
+            with usage_alert.connected_to(hear, sender=host.app):
+                assert said(host, "alerts") == ["alerts are announced in the app and by signal"]
+            assert said(host, "alerts") == [
+                "alerts are shown in the app only, which will do for a trial"
+            ]
 
 
 class TestNetwork:
