@@ -7,7 +7,7 @@ responses; what is decided is decided there.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import iscoroutinefunction
 from io import BytesIO
 from typing import Any, Literal, ParamSpec, TypeVar, cast
@@ -16,14 +16,15 @@ from flask import Flask, Request, Response, current_app, g, jsonify, request
 from marshmallow import Schema
 
 from . import logs
-from .globals import app_state, load_customer, request_state
+from .drafts import UsageDraft
+from .globals import RequestState, app_state, load_customer, request_state
+from .growth import GrowingStream
 from .headers import missing
 from .model import Customer
 from .operation import (
     Call,
     Header,
     Refusal,
-    UsageDraft,
     fingerprint_of,
     is_preflight,
 )
@@ -61,7 +62,8 @@ def metered(
 
     :param meter: name of a meter of the catalogue.
     :param value: quantity in the meter's unit, or a callable that takes the response; None = what
-        the view sets as ``current_usage.value``, or the meter's default.
+        the view sets as ``current_usage.value``, or the meter's default. While the response streams
+        it may grow from there.
     :param properties: of the event, or a callable that takes the response; what the view passes to
         ``current_usage.update`` wins.
     :param rate_limit: such as ``"100/minute"``; None = the catalogue's, False = unlimited.
@@ -130,8 +132,15 @@ class _ViewCall(Call[Response]):
         if isinstance(draft, Refusal):
             return _refuse(draft)
         response = self._run(view, args, kwargs, draft)
-        if (refusal := self.settle(draft, response, response.status_code)) is not None:
+        is_streamed = response.is_streamed and not response.direct_passthrough
+        refusal = self.settle(draft, response, response.status_code, is_streamed=is_streamed)
+        if refusal is not None:
             response = _refuse(refusal)
+        elif is_streamed:
+            chunks: Iterable[Any] = response.response
+            if self.growth is not None:
+                chunks = GrowingStream(chunks, self.growth)
+            response.response = _ViewStream(chunks, request_state(), draft)
         return _with_headers(response, self.limit_headers())
 
     def customer(self) -> Customer | None:
@@ -174,6 +183,28 @@ class _ViewCall(Call[Response]):
             return self.app.make_response(view(*args, **kwargs))
         finally:
             known.usage = outer
+
+
+class _ViewStream(Iterator[Any]):
+    """The *chunks* of a view's response, with its draft as ``current_usage`` while each is made."""
+
+    def __init__(self, chunks: Iterable[Any], known: RequestState, draft: UsageDraft) -> None:
+        self._chunks = iter(chunks)
+        self._body = chunks
+        self._known = known
+        self._draft = draft
+
+    def __next__(self) -> Any:
+        outer, self._known.usage = self._known.usage, self._draft
+        try:
+            return next(self._chunks)
+        finally:
+            self._known.usage = outer
+
+    def close(self) -> None:
+        """Tell the view that nobody reads on."""
+        if (close := getattr(self._body, "close", None)) is not None:
+            close()
 
 
 def _body_parts(request: Request) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ its words was left out and flagged before.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from hashlib import blake2b
@@ -22,7 +22,7 @@ from .model import Clock, Customer, Meter, UsageEvent, check_text, new_id
 from .schemas import EventSchema, ValidEvent, canonical_json
 
 #: Keys we make ourselves; a client's key must not look like one.
-_RESERVED = ("adjust:", "again:", "nested:")
+_RESERVED = ("adjust:", "again:", "nested:", "part:")
 #: Keys of the storage job: a client that uses one up would be measured no more.
 _JOBS = f"{STORAGE}:"
 
@@ -36,6 +36,30 @@ class Operation:
     key: str
     fingerprint: str | None = None
     request_id: str | None = None
+
+
+@dataclass(slots=True)
+class UsageDraft:
+    """What the running app says about its usage; ``current_usage`` is this."""
+
+    #: The meter's name.
+    meter: str
+    #: None while a preflight is answered, which carries no credentials.
+    customer: Customer | None
+    #: Quantity in the meter's unit; None = the meter's default. While a response streams it may
+    #: still grow, from what it is before the first byte; set it to 0 then if nothing is known.
+    value: int | Decimal | str | None = None
+    #: Properties of the event.
+    properties: dict[str, Any] = field(default_factory=dict)
+    is_cancelled: bool = False
+
+    def update(self, **properties: Any) -> None:
+        """Set properties of the event."""
+        self.properties.update(properties)
+
+    def cancel(self) -> None:
+        """Do not bill this operation."""
+        self.is_cancelled = True
 
 
 class Drafts:
@@ -130,6 +154,11 @@ def request_key(client_key: str, use: int) -> str:
     if client_key.startswith(_JOBS):
         raise InvalidEvent({"Idempotency-Key": f"must not begin with {_JOBS}"})
     return client_key if use == 1 else f"nested:{use}:{client_key}"
+
+
+def part_key(key: str, number: int) -> str:
+    """The key of a part, 1 and up, of the operation whose event has *key*."""
+    return f"part:{number}:{key}"
 
 
 def check_client_key(field: str, key: object) -> str:

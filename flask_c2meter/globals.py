@@ -12,12 +12,12 @@ from inspect import iscoroutinefunction
 from flask import Flask, Request, current_app, g, has_request_context, request
 from werkzeug.local import LocalProxy
 
+from .drafts import UsageDraft
 from .headers import HeaderPolicy
 from .hooks import Hooks
 from .limiting import RateLimiter
 from .metering import Metering
 from .model import Customer
-from .operation import UsageDraft
 
 #: Where an app keeps its state, in ``app.extensions``.
 EXTENSION = "c2meter"

@@ -174,10 +174,11 @@ class Metering:
         """The schema of *meter*'s events."""
         return self._drafts.schemas[meter]
 
-    def complete(self, operation: Operation, valid: ValidEvent) -> None:
+    def complete(self, operation: Operation, valid: ValidEvent) -> bool:
         """Record an operation whose work is done.
 
         :param valid: from the schema's ``lenient``, which flags what it had to leave out.
+        :return: whether its key was new, and it was kept.
         :raises KeyConflict: another request with the same key was faster.
         :raises StoreUnavailable: the event could not be made durable.
         """
@@ -196,22 +197,16 @@ class Metering:
             if operation.meter.billable:
                 raise
             self._drop(operation)
-            return
+            return False
         if not is_new:
             self._check_same(event)
-            return
+            return False
         emit(usage_recorded, self._sender, event=event)
         self._wake_worker()
-        if event.flags:
-            logger.warning(
-                "usage_flagged",
-                meter=event.meter,
-                # What a client calls a request may say who it is.
-                key=event.key if operation.fingerprint is None else "of_the_client",
-                flags=",".join(event.flags),
-                wrong=",".join(valid.wrong) or "properties",
-            )
-            self._reject(operation, event.flags[-1], event)
+        for flag in event.flags[-1:]:
+            if flag != "reserved":
+                self._tell_of_flags(operation, event, valid.wrong, flag)
+        return True
 
     def key_for(
         self, meter: str, customer: str, client_key: str, fingerprint: str, use: int = 1
@@ -471,6 +466,23 @@ class Metering:
         logger.warning(
             "plan_unknown", plan=plan, known=",".join(self.catalogue.plans), then="nothing_included"
         )
+
+    def _tell_of_flags(
+        self,
+        operation: Operation,
+        event: UsageEvent,
+        wrong: Sequence[str],
+        worst: Literal["incomplete", "invalid"],
+    ) -> None:
+        logger.warning(
+            "usage_flagged",
+            meter=event.meter,
+            # What a client calls a request may say who it is.
+            key=event.key if operation.fingerprint is None else "of_the_client",
+            flags=",".join(event.flags),
+            wrong=",".join(wrong) or "properties",
+        )
+        self._reject(operation, worst, event)
 
     def _drop(self, operation: Operation) -> None:
         """An analytics event that cannot be kept: the host goes on, the loss is counted."""

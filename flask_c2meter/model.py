@@ -244,7 +244,7 @@ class Customer:
 
 
 #: What is known of an event's quality (see ``UsageEvent.flags``).
-Flag = Literal["incomplete", "invalid"]
+Flag = Literal["incomplete", "invalid", "reserved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +267,8 @@ class UsageEvent:
     request_id: str | None = None
     #: ``adjustment`` voids the event whose key follows ``adjust:`` in its own.
     kind: Literal["usage", "adjustment"] = "usage"
-    #: ``incomplete``: properties were left out; ``invalid``: undecidable, so recorded with 0.
+    #: ``incomplete``: properties were left out; ``invalid``: undecidable, so recorded with 0;
+    #: ``reserved``: a stream has begun, whose parts say how much it was.
     flags: tuple[Flag, ...] = ()
     #: Hash of the request the key was first used with, or None.
     fingerprint: str | None = None

@@ -14,15 +14,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from hashlib import blake2b
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from marshmallow import ValidationError
 
 from . import logs
-from .drafts import Operation
+from .drafts import Operation, UsageDraft
 from .errors import CorruptStore, InvalidEvent, KeyConflict, StoreUnavailable
+from .growth import Growth, may_grow, reserving
 from .limiting import RateLimiter, identify
 from .metering import Metering
 from .model import Customer, check_text, new_id
@@ -43,29 +43,6 @@ PASSAGE = "c2meter.passage"
 
 #: No quantity at all: makes the event ``invalid``.
 _UNDECIDABLE = object()
-
-
-@dataclass(slots=True)
-class UsageDraft:
-    """What the running app says about its usage; ``current_usage`` is this."""
-
-    #: The meter's name.
-    meter: str
-    #: None while a preflight is answered, which carries no credentials.
-    customer: Customer | None
-    #: Quantity in the meter's unit; None = the meter's default.
-    value: int | Decimal | str | None = None
-    #: Properties of the event.
-    properties: dict[str, Any] = field(default_factory=dict)
-    is_cancelled: bool = False
-
-    def update(self, **properties: Any) -> None:
-        """Set properties of the event."""
-        self.properties.update(properties)
-
-    def cancel(self) -> None:
-        """Do not bill this operation."""
-        self.is_cancelled = True
 
 
 class Refusal(NamedTuple):
@@ -121,7 +98,7 @@ def fingerprint_of(method: str, path: str, query: bytes, body: Iterable[bytes]) 
 class Call(ABC, Generic[R]):
     """One request through all steps. A shell adds what only it knows of its requests."""
 
-    __slots__ = ("decision", "environ", "limiter", "metering", "operation", "terms")
+    __slots__ = ("decision", "environ", "growth", "limiter", "metering", "operation", "terms")
 
     def __init__(
         self, terms: Terms[R], metering: Metering, limiter: RateLimiter, environ: dict[str, Any]
@@ -134,6 +111,8 @@ class Call(ABC, Generic[R]):
         self.operation: Operation | None = None
         #: Of the rate limit; None = there is none.
         self.decision: Decision | None = None
+        #: Known once the operation is recorded; None = its usage is final.
+        self.growth: Growth | None = None
 
     # -- what the shell knows; each is asked when its turn comes ---------------------------------
 
@@ -241,10 +220,13 @@ class Call(ABC, Generic[R]):
 
     # -- after it --------------------------------------------------------------------------------
 
-    def settle(self, draft: UsageDraft, response: R, status: int) -> Refusal | None:
+    def settle(
+        self, draft: UsageDraft, response: R, status: int, *, is_streamed: bool = False
+    ) -> Refusal | None:
         """Record the operation if it is to be billed.
 
         :param status: of *response*.
+        :param is_streamed: its body is still to be made, and the usage may grow with it.
         :return: what to answer instead of *response*; None = the response may leave.
         """
         operation = self.operation
@@ -261,7 +243,12 @@ class Call(ABC, Generic[R]):
             valid = schema.lenient(properties, self._value(draft, response), is_whole=is_whole)
             if decided is None and not schema.is_billable(valid.properties):
                 return None
-            self.metering.complete(operation, valid)
+            if not is_streamed or not may_grow(operation.meter):
+                self.metering.complete(operation, valid)
+                return None
+            valid = reserving(draft, valid)
+            if self.metering.complete(operation, valid):
+                self.growth = Growth(self.metering, operation, draft, valid)
         except KeyConflict as exc:
             return Refusal(409, str(exc))
         except (StoreUnavailable, CorruptStore):

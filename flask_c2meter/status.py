@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 #: A backlog older than this is no longer healthy: a week, of the 35 days Stripe allows.
 MAX_BACKLOG_MS = 7 * 86_400_000
+#: A stream that has not said by then how much it was is not expected to.
+STREAM_LIFE: timedelta = timedelta(minutes=15)
+
 #: What is no fault of ours is worth a note for as long as Stripe takes usage.
 NOTED_MS = 35 * 86_400_000
 
@@ -70,6 +73,7 @@ def report(
         }
         row["events"] = count.events
         row["incomplete"], row["invalid"] = count.incomplete, count.invalid
+        row["silent_streams"] = seen.silent_streams.get(name, 0)
         row["dead_shipments"] = count.dead_shipments
         row["billable"] = meter.billable if meter else False
         row["oldest_unshipped_age_s"] = (
@@ -152,6 +156,8 @@ class _Seen:
 
     unreadable: str = ""
     counts: Mapping[str, MeterCounts] = field(default_factory=dict)
+    #: Meter -> streams that should have said by now how much they were.
+    silent_streams: Mapping[str, int] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     holds: Sequence[Hold] = ()
     targets: Targets = _NO_TARGETS
@@ -175,6 +181,7 @@ def _look(store: Store, config: Config) -> _Seen:
     now, facts = config.clock(), store.facts()
     return _Seen(
         counts=store.counts(),
+        silent_streams=store.silent_streams(now - STREAM_LIFE),
         facts=facts,
         holds=store.holds(),
         targets=vitals.targets(store, now, facts),
@@ -208,6 +215,10 @@ def _notes(seen: _Seen) -> list[str]:
         f"{count.incomplete} lack properties"
         for meter, count in sorted(seen.counts.items())
         if count.invalid or count.incomplete
+    ]
+    notes += [
+        f"{meter}: {number} streams broke off before they said how much they were, and count 0"
+        for meter, number in sorted(seen.silent_streams.items())
     ]
     for finding, text in (
         ("none", "have no subscription: nothing is billed"),

@@ -123,11 +123,12 @@ class MeterCounts:
     in_doubt: int = 0
     dead: int = 0
     discarded: int = 0
-    #: Number of usage events; of those of which properties were left out, and of those whose value
-    #: could not be told and is 0.
+    #: Number of usage events; of those of which properties were left out, of those whose value
+    #: could not be told and is 0, and of the streams that began with nothing known.
     events: int = 0
     incomplete: int = 0
     invalid: int = 0
+    reserved: int = 0
     #: Occurrence of the oldest event not yet delivered, UTC milliseconds.
     oldest_unshipped_ms: int | None = None
     #: Number of shipments that Stripe has, and that wait for a decision or were written off.

@@ -14,12 +14,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import date, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, not_, select, text
+from sqlalchemy import Connection, not_, select, text
 
 from ..errors import StoreUnavailable
 from ..model import Meter, UsageEvent, to_ms
 from ..shipment import Shipment
-from . import audit, delivery, doubt, journal, lanes, measures, rebuild
+from . import audit, counting, delivery, doubt, journal, lanes, measures, rebuild
 from .alerts import AlertPolicy
 from .announcements import Announcements
 from .book import Deadlines, PeriodBook
@@ -44,7 +44,7 @@ from .shipping import (
 )
 from .standing import Standing, add_up, is_behind, standing, usage_by_day
 from .subscriptions import Subscriptions
-from .tables import buckets, customers, events, meta, shipments, totals
+from .tables import customers, events, meta, shipments
 from .trail import Trails
 
 
@@ -262,46 +262,13 @@ class Store(ABC):
 
     def counts(self) -> dict[str, MeterCounts]:
         """Where the quantity of each meter is."""
-        found: dict[str, dict[str, Any]] = {name: {} for name in self.meters}
         with self.reading() as connection:
-            for meter, recorded, number in connection.execute(
-                select(
-                    totals.c.meter, func.sum(totals.c.total), func.sum(totals.c.events)
-                ).group_by(totals.c.meter)
-            ):
-                found.setdefault(meter, {}).update(recorded=int(recorded), events=int(number))
-            for meter, flags, number in connection.execute(
-                select(events.c.meter, events.c.flags, func.count())
-                .where(text("flags <> ''"))
-                .group_by(events.c.meter, events.c.flags)
-            ):
-                for flag in flags.split():
-                    row = found.setdefault(meter, {})
-                    row[flag] = row.get(flag, 0) + number
-            open_bucket = text("total <> counted")
-            for meter, unshipped, oldest in connection.execute(
-                select(
-                    buckets.c.meter,
-                    func.sum(buckets.c.total - buckets.c.counted),
-                    func.min(buckets.c.minute),
-                )
-                .where(open_bucket)
-                .group_by(buckets.c.meter)
-            ):
-                found.setdefault(meter, {}).update(
-                    unshipped=int(unshipped), oldest_unshipped_ms=oldest
-                )
-            for meter, state, counted, number, oldest in connection.execute(
-                select(
-                    shipments.c.meter,
-                    shipments.c.state,
-                    func.sum(shipments.c.counted),
-                    func.count(),
-                    func.min(shipments.c.timestamp),
-                ).group_by(shipments.c.meter, shipments.c.state)
-            ):
-                _add_state(found.setdefault(meter, {}), state, int(counted), number, oldest)
-        return {meter: MeterCounts(**counts) for meter, counts in found.items()}
+            return counting.counts(connection, self.meters)
+
+    def silent_streams(self, before: datetime) -> dict[str, int]:
+        """Meter -> number of reservations made *before* then that never said how much it was."""
+        with self.reading() as connection:
+            return counting.silent_streams(connection, to_ms(before))
 
     # -- small facts ---------------------------------------------------------------------------
 
@@ -480,16 +447,6 @@ class Store(ABC):
         """Derive everything anew from the events; return their number."""
         with self.writing() as connection:
             return rebuild.rebuild(connection, self.meters, to_ms(now))
-
-
-def _add_state(counts: dict[str, Any], state: str, counted: int, number: int, oldest: int) -> None:
-    name = "in_flight" if state in ("ready", "sending") else state
-    counts[name] = counts.get(name, 0) + counted
-    if state in ("delivered", "dead", "discarded"):
-        counts[f"{state}_shipments"] = number
-    else:
-        before = counts.get("oldest_unshipped_ms")
-        counts["oldest_unshipped_ms"] = oldest if before is None else min(before, oldest)
 
 
 def _note(connection: Connection, name: str, value: object) -> None:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import catalogue, parsers
 from ..config import Config
+from ..drafts import UsageDraft
 from ..errors import CatalogueError, ConfigError, InvalidEvent, show
 from ..headers import HeaderPolicy, Pair, RequestFacts
 from ..hooks import Hooks, MailSender, StorageLoader, SubscriptionLoader
 from ..limiting import limiter_of
 from ..metering import Metering
-from ..operation import Refusal, UsageDraft, is_preflight, method_of
+from ..operation import Refusal, is_preflight, method_of
 from ..process import Host
 from ..terms import Terms
 from .call import CustomerOf, EnvironCall, Reply, path_of

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from ..drafts import UsageDraft
 from ..errors import InvalidEvent
 from ..limiting import RateLimiter
 from ..metering import Metering
@@ -15,7 +16,6 @@ from ..operation import (
     LimitKey,
     Passage,
     Refusal,
-    UsageDraft,
     fingerprint_of,
     method_of,
 )
@@ -71,11 +71,13 @@ class EnvironCall(Call[Reply]):
         except InvalidEvent as exc:
             return Refusal(400, "Invalid request", exc.messages)
 
-    def settle(self, draft: UsageDraft, response: Reply, status: int) -> Refusal | None:
+    def settle(
+        self, draft: UsageDraft, response: Reply, status: int, *, is_streamed: bool = False
+    ) -> Refusal | None:
         """Record the operation if it is to be billed, and nobody within has taken it over."""
         if self._passage.taken[self.terms.meter] > self._around:
             return None
-        return super().settle(draft, response, status)
+        return super().settle(draft, response, status, is_streamed=is_streamed)
 
     def customer(self) -> Customer | None:
         """Whoever the host's function says.

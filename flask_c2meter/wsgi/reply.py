@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
+from ..drafts import UsageDraft
+from ..growth import GrowingStream
 from ..headers import Pair, missing
-from ..operation import Refusal, UsageDraft, method_of
+from ..operation import Refusal, method_of
 from .call import EnvironCall, Reply
 
 if TYPE_CHECKING:
@@ -52,12 +54,12 @@ class Departure:
         if self._said is None:
             return _Late(body, self)
         try:
-            instead = self.leave()
+            instead = self.leave(is_streamed=_is_streamed(body, self._call.environ))
         except BaseException:
             close(body)
             raise
         if instead is None:
-            return body
+            return self.following(body)
         close(body)
         return instead
 
@@ -72,9 +74,20 @@ class Departure:
         self._said = (status, list(headers))
         return self._write_early
 
-    def leave(self) -> list[bytes] | None:
+    def following(self, body: Iterable[bytes]) -> Iterable[bytes]:
+        """*body*, with its usage followed if that can grow."""
+        growth = self._call.growth
+        return body if growth is None else GrowingStream(body, growth)
+
+    def end(self) -> None:
+        """Nothing more of the body will be made."""
+        if (growth := self._call.growth) is not None:
+            growth.end()
+
+    def leave(self, *, is_streamed: bool = False) -> list[bytes] | None:
         """Settle the usage and let status and headers go, once.
 
+        :param is_streamed: the body is still to be made.
         :return: the body to send instead of the app's, or None.
         """
         if not self._has_left:
@@ -82,7 +95,8 @@ class Departure:
                 raise AssertionError("the app sent a body without calling start_response")
             status, headers = self._said
             code = int(status[:3])
-            refusal = self._call.settle(self._draft, Reply(code, headers, self._call.environ), code)
+            reply = Reply(code, headers, self._call.environ)
+            refusal = self._call.settle(self._draft, reply, code, is_streamed=is_streamed)
             if refusal is not None:
                 status, headers, self._instead = refuse(refusal, self._call.environ)
             self._has_left = True
@@ -122,17 +136,22 @@ class _Late:
         # has not got that far.
         first = next(filter(None, self._chunks), None)
         self._has_left = True
-        if (instead := self._departure.leave()) is not None:
+        if (instead := self._departure.leave(is_streamed=first is not None)) is not None:
             self.close()
             self._chunks = iter(instead)
-        elif first is not None:
-            return first
-        return next(self._chunks)
+            return next(self._chunks)
+        if first is None:
+            raise StopIteration
+        self._chunks = iter(self._departure.following(self._chunks))
+        return first
 
     def close(self) -> None:
         if not self._is_closed:
             self._is_closed = True
-            close(self._body)
+            try:
+                close(self._body)
+            finally:
+                self._departure.end()
 
 
 def refuse(refusal: Refusal, environ: dict[str, Any]) -> tuple[str, list[Pair], list[bytes]]:
@@ -142,6 +161,14 @@ def refuse(refusal: Refusal, environ: dict[str, Any]) -> tuple[str, list[Pair], 
     status = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
     is_head = method_of(environ) == "HEAD"
     return status, [*headers, *refusal.headers], [] if is_head else [body]
+
+
+def _is_streamed(body: Iterable[bytes], environ: dict[str, Any]) -> bool:
+    """Whether *body* is made while it is sent; a file that the server sends itself is not."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    if wrapper is not None and not isinstance(wrapper, type):
+        return hasattr(body, "__next__")  # uWSGI's function does not tell what it makes
+    return not hasattr(body, "__len__") and not (wrapper and isinstance(body, wrapper))
 
 
 def close(body: Iterable[bytes]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 import pytest
-from storekit import METERS, MINUTE, NOW, Sender, adjustment, delivered, record, usage
+from storekit import DAY, METERS, MINUTE, NOW, Sender, adjustment, delivered, record, usage
 
+from flask_c2meter.model import Flag, UsageEvent
 from flask_c2meter.store import Store, open_store
 
 
@@ -25,6 +26,21 @@ def test_sqlite_says_what_is_in_force(
         assert found.path is not None
         assert found.path.is_file()
     store.close()
+
+
+def test_streams_that_began_and_never_said_how_much_they_were(store: Store) -> None:
+    def reserve(key: str, *more: Flag) -> UsageEvent:
+        return usage(units=0, key=key, flags=("reserved", *more))
+
+    record(store, reserve("silent"), reserve("silent too", "incomplete"), usage(key="whole"))
+    record(store, reserve("spoken"), usage(key="part:1:spoken", units=3))
+    record(store, reserve("voided"))
+    store.adjust(adjustment("voided"))
+    record(store, usage("sign", 0, key="of another", flags=("reserved",), recorded_at=NOW - DAY))
+
+    assert store.silent_streams(NOW) == {"sign": 1}
+    assert store.silent_streams(NOW + MINUTE) == {"verify": 2, "sign": 1}
+    assert store.counts()["verify"].reserved == 4
 
 
 def test_the_shipments_of_one_minute(store: Store) -> None:

@@ -5,7 +5,9 @@ Everything comes from the environment: the folder (``FAULT_DIR``) and any ``C2ME
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -53,6 +55,19 @@ def build(folder: str | Path, **config: Any) -> Flask:
         current_usage.value = request.json.get("value", 1)
         current_usage.update(manifest_id="urn:c2pa:2")
         return {"ok": True}
+
+    @app.post("/stream")
+    @metered("api_calls", rate_limit=False)
+    def stream() -> Iterator[str]:
+        current_usage.value = 0
+        usage = current_usage._get_current_object()  # type: ignore[attr-defined]
+
+        def chunks() -> Iterator[str]:
+            for value in itertools.count(1):
+                usage.value = 2 * value
+                yield str(value)
+
+        return chunks()
 
     @app.post("/ping")
     @metered("api_calls", rate_limit=False)

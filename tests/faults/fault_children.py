@@ -106,6 +106,21 @@ def kill_before_commit(kills: int) -> dict[str, int]:
     return {"phantoms": phantoms, "repeated": repeated}
 
 
+def kill_in_stream() -> list[str]:
+    """Die while a response streams that has grown to 2 by then; the values of what is recorded."""
+    app = create_app()
+    metering = new_metering()
+    wait(fork(lambda: metering.store.counts()))
+
+    def stream() -> None:
+        for chunk in app.test_client().post("/stream", headers={"X-Customer": "cus_1"}).response:
+            if chunk == b"3":  # the client has 1 and 2
+                os.kill(os.getpid(), 9)
+
+    assert wait(fork(stream)) == -9
+    return [str(event.value) for event in metering.store.events()]
+
+
 def kill_at_random(kills: int, seed: int) -> dict[str, int]:
     """Record in eight threads, die at any moment; count what was acknowledged and is missing."""
     metering = new_metering()

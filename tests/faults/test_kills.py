@@ -43,6 +43,10 @@ def test_case_01_kill_at_any_moment_loses_nothing_acknowledged(
     assert result["acknowledged"] >= kills
 
 
+def test_kill_in_a_stream_has_billed_its_last_checkpoint(children: Children) -> None:
+    assert children.act("kill_in_stream", env=OFF) == ["0", "2"]
+
+
 @pytest.mark.parametrize(
     "events", [200, pytest.param(1000, marks=[pytest.mark.long, pytest.mark.timeout(300)])]
 )
