@@ -16,15 +16,9 @@ from typing import Any
 from . import tracing
 from .accounts import id_of, moment_of
 from .catalogue import Catalogue
-from .errors import InvalidEvent
-from .measurements import STORAGE
-from .model import Clock, Customer, Meter, UsageEvent, check_text, new_id
+from .keys import check_client_key
+from .model import Clock, Customer, Meter, UsageEvent, new_id
 from .schemas import EventSchema, ValidEvent, canonical_json
-
-#: Keys we make ourselves; a client's key must not look like one.
-_RESERVED = ("adjust:", "again:", "nested:", "part:")
-#: Keys of the storage job: a client that uses one up would be measured no more.
-_JOBS = f"{STORAGE}:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,34 +136,6 @@ def _event(
         flags=valid.flags,
         fingerprint=fingerprint,
     )
-
-
-def request_key(client_key: str, use: int) -> str:
-    """The event key of a request with the client's *client_key*, when it is new.
-
-    :param use: the how-manieth operation of its meter it is within its request.
-    :raises InvalidEvent: the key is too long, has control characters or is reserved.
-    """
-    check_client_key("Idempotency-Key", client_key)
-    if client_key.startswith(_JOBS):
-        raise InvalidEvent({"Idempotency-Key": f"must not begin with {_JOBS}"})
-    return client_key if use == 1 else f"nested:{use}:{client_key}"
-
-
-def part_key(key: str, number: int) -> str:
-    """The key of a part, 1 and up, of the operation whose event has *key*."""
-    return f"part:{number}:{key}"
-
-
-def check_client_key(field: str, key: object) -> str:
-    """*key* itself if a client may use it.
-
-    :raises InvalidEvent: too long, control characters, or reserved.
-    """
-    checked = check_text(field, key)
-    if checked.startswith(_RESERVED):
-        raise InvalidEvent({field: f"must not begin with {' or '.join(_RESERVED)}"})
-    return checked
 
 
 def itself(customer: Customer | str) -> Customer | None:

@@ -14,8 +14,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from . import logs
-from .drafts import Operation, UsageDraft, part_key
+from .drafts import Operation, UsageDraft
 from .errors import CorruptStore, StoreUnavailable
+from .keys import part_key
 from .metering import Metering
 from .model import Aggregation, Meter
 from .schemas import ValidEvent

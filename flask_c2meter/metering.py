@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,15 +17,15 @@ from .accounts import Accounts, id_of
 from .catalogue import Catalogue
 from .channels import Announcement
 from .config import Config
-from .drafts import Drafts, Operation, itself, request_key
+from .drafts import Drafts, Operation, itself
 from .errors import (
     ChannelError,
     ConfigError,
     CorruptStore,
-    KeyConflict,
     StoreUnavailable,
 )
 from .jobs import StorageJob
+from .keys import Keys
 from .measurements import METER
 from .model import (
     Charge,
@@ -54,9 +54,6 @@ if TYPE_CHECKING:
 
 logger: logs.Log = logs.logger(__name__)
 
-#: A client's idempotency key is remembered this long; later it begins anew.
-KEY_LIFE = timedelta(hours=24)
-
 
 class Metering:
     """Records and reads usage for one app; ``current_metering`` is this."""
@@ -73,6 +70,8 @@ class Metering:
         self._processes: dict[int, Process] = {}
         #: What customers have used and owe.
         self.accounts: Accounts = Accounts(config, catalogue, self)
+        #: What idempotency keys have been used for.
+        self.keys: Keys = Keys(config, self, host.sender)
         self._reports = Reports(config, catalogue, self.accounts)
 
     # -- recording -----------------------------------------------------------------------------
@@ -121,7 +120,7 @@ class Metering:
             else:
                 is_new = self._process.recorder.record(entry)
         if not is_new:
-            self._check_same(event, connection)
+            self.keys.check_same(event, connection)
             return None
         emit(usage_recorded, self._sender, event=event)
         if connection is None:
@@ -199,7 +198,7 @@ class Metering:
             self._drop(operation)
             return False
         if not is_new:
-            self._check_same(event)
+            self.keys.check_same(event)
             return False
         emit(usage_recorded, self._sender, event=event)
         self._wake_worker()
@@ -207,37 +206,6 @@ class Metering:
             if flag != "reserved":
                 self._tell_of_flags(operation, event, valid.wrong, flag)
         return True
-
-    def key_for(
-        self, meter: str, customer: str, client_key: str, fingerprint: str, use: int = 1
-    ) -> str:
-        """The event key for a request with *client_key*: the same one for a repeated request.
-
-        :param use: the how-manieth operation of this meter it is within its request.
-        :raises InvalidEvent: the key is too long, has control characters or is reserved.
-        :raises KeyConflict: within 24 hours the key was used with another request.
-        """
-        first = key = request_key(client_key, use)
-        now = self.config.clock()
-        while (known := self._find(customer, meter, key)) is not None:
-            if now - known.recorded_at < KEY_LIFE:
-                if known.fingerprint != fingerprint:
-                    raise _conflict("Idempotency-Key")
-                return key
-            key = f"again:{to_ms(known.recorded_at)}:{first}"
-        return key
-
-    def _find(self, customer: str, meter: str, key: str) -> UsageEvent | None:
-        """The event with that key; None also if the store is out of order and events are spilled.
-
-        Then the key cannot be checked now, but counts once all the same when it is replayed.
-        """
-        try:
-            return self.store.find(customer, meter, key)
-        except (StoreUnavailable, CorruptStore):
-            if self.config.on_store_failure == "refuse":
-                raise
-            return None
 
     @property
     def is_closed(self) -> bool:
@@ -442,24 +410,6 @@ class Metering:
 
     # -- small parts ---------------------------------------------------------------------------
 
-    def _check_same(self, event: UsageEvent, connection: Connection | None = None) -> None:
-        """A known key must come with the same request.
-
-        :param connection: sees the event, if the caller's transaction has not committed it yet.
-        :raises KeyConflict: it does not.
-        """
-        known = self.store.find(event.customer, event.meter, event.key, connection)
-        if known is not None and known.fingerprint != event.fingerprint:
-            emit(
-                usage_rejected,
-                self._sender,
-                customer=event.customer,
-                meter=event.meter,
-                reason="conflict",
-                event=None,
-            )
-            raise _conflict("key")
-
     def _warn_of_plan(self, plan: str | None) -> None:
         """Say once that nothing is included in *plan*, which no overage would ever show."""
         self._known_plans.add(plan)
@@ -504,7 +454,3 @@ class Metering:
             reason=reason,
             event=event,
         )
-
-
-def _conflict(field: str) -> KeyConflict:
-    return KeyConflict({field: "was already used for something else; use a new key"})

@@ -194,7 +194,7 @@ class Call(ABC, Generic[R]):
         if passage is not None:
             passage.fingerprint = fingerprint
         use = self.use_of(client_key)
-        key = self.metering.key_for(meter.name, customer.id, client_key, fingerprint, use)
+        key = self.metering.keys.for_request(meter.name, customer.id, client_key, fingerprint, use)
         return Operation(meter, customer, key, fingerprint, request_id)
 
     def _is_used_up(self, operation: Operation) -> bool:
