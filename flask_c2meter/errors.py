@@ -4,6 +4,7 @@
 
     C2MeterError
     ├── ConfigError           (ValueError)    a C2METER_ key is wrong; fails init_app
+    ├── SetupError            (RuntimeError)  the app lacks what it is asked for; fails its start
     ├── CatalogueError        (ValueError)    the catalogue is wrong; fails init_app
     │   ├── CatalogueTypeError  (TypeError)   ... because a value has the wrong type
     │   └── UnknownMeter        (LookupError) no meter has that name
@@ -51,6 +52,10 @@ class C2MeterError(Exception):
 
 class ConfigError(C2MeterError, ValueError):
     """A configuration key has a bad value; the message names key, value and cure."""
+
+
+class SetupError(C2MeterError, RuntimeError):
+    """The app was put together wrongly; the message names what is missing and the cure."""
 
 
 class CatalogueError(C2MeterError, ValueError):

@@ -11,6 +11,7 @@ from flask_limiter import Limiter
 from . import catalogue, logs
 from .cli import c2meter_group
 from .config import Config
+from .errors import SetupError
 from .globals import EXTENSION, AppState, app_state
 from .headers import HeaderPolicy, RequestFacts
 from .hooks import (
@@ -59,7 +60,7 @@ class C2Meter:
         :raises RuntimeError: the app is metered already.
         """
         if EXTENSION in app.extensions:
-            raise RuntimeError(
+            raise SetupError(
                 "This app has a C2Meter already: call init_app once per app, and share that one."
             )
         config = Config.load(app.config, environ=os.environ, instance_path=app.instance_path)
@@ -159,7 +160,7 @@ class C2Meter:
         except ModuleNotFoundError as exc:
             if exc.name != "prometheus_client":
                 raise
-            raise RuntimeError(
+            raise SetupError(
                 "Metrics need prometheus_client: pip install 'flask_c2meter[metrics]'"
             ) from exc
 

@@ -13,6 +13,7 @@ from flask import Flask, Request, current_app, g, has_request_context, request
 from werkzeug.local import LocalProxy
 
 from .drafts import UsageDraft
+from .errors import SetupError
 from .headers import HeaderPolicy
 from .hooks import Hooks
 from .limiting import RateLimiter
@@ -62,13 +63,13 @@ def request_state() -> RequestState:
 def app_state(app: Flask | None = None) -> AppState:
     """The state of *app*, by default the current one.
 
-    :raises RuntimeError: the app has no ``C2Meter``.
+    :raises SetupError: the app has no ``C2Meter``.
     """
     target = current_app if app is None else app
     try:
         state: AppState = target.extensions[EXTENSION]
     except KeyError:
-        raise RuntimeError(
+        raise SetupError(
             "This app is not metered. Did you forget to call 'init_app' of your C2Meter?"
         ) from None
     return state

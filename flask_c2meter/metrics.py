@@ -27,7 +27,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from .errors import CorruptStore, StoreUnavailable
+from .errors import CorruptStore, SetupError, StoreUnavailable
 from .globals import app_state
 from .metering import Metering
 from .model import to_ms
@@ -79,7 +79,7 @@ def metrics_blueprint(name: str = "c2meter_metrics", *, public: bool = False) ->
     def set_up(setup: BlueprintSetupState) -> None:
         app = cast(Flask, setup.app)
         if app_state(app).hooks.metrics_auth is None and not public:
-            raise RuntimeError(
+            raise SetupError(
                 "The metrics need a metrics_auth: register a function with @meter.metrics_auth "
                 "that returns whether this request may read them, or pass public=True where "
                 "nobody else can reach them."

@@ -15,7 +15,7 @@ from flask.blueprints import BlueprintSetupState
 from flask.typing import ResponseReturnValue
 
 from . import logs
-from .errors import CorruptStore, StoreUnavailable
+from .errors import CorruptStore, SetupError, StoreUnavailable
 from .globals import app_state
 from .stripe_signature import BadSignature, check
 
@@ -43,7 +43,7 @@ def webhook_blueprint(name: str = "c2meter_webhooks") -> Blueprint:
 
 def _refuse_without_secret(setup: BlueprintSetupState) -> None:
     if not app_state(cast(Flask, setup.app)).metering.config.stripe_webhook_secret:
-        raise RuntimeError(
+        raise SetupError(
             "The webhook blueprint needs C2METER_STRIPE_WEBHOOK_SECRET, the whsec_... that Stripe "
             "signs with."
         )

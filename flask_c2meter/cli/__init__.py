@@ -5,18 +5,28 @@ A module has the commands of one errand: ``customers`` what customers have used 
 number comes from and whether it is right, ``provision`` and ``reconcile`` what Stripe has,
 ``doctor`` and ``selftest`` whether all is well; ``terminal`` is what they all print with.
 
+The group is a plugin of ``flask`` (entry point ``flask.commands``), which so finds it before it
+loads the app: whatever is wrong with that is then said here.
+
 Exit codes: 0 fine; 1 something needs attention (unhealthy, a difference found); 2 bad arguments or
 a damaged store.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from flask.cli import AppGroup
 
+from ..errors import C2MeterError
+
 
 class Commands(AppGroup):
-    """Imports its commands when one is asked for: a process that serves requests never does."""
+    """Imports its commands when one is asked for: a process that serves requests never does.
+
+    Says our own errors in one line, without a traceback; also those of an app that cannot start.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names of all commands, sorted."""
@@ -27,6 +37,15 @@ class Commands(AppGroup):
         """The command of that name; None if there is none."""
         self._load()
         return super().get_command(ctx, cmd_name)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except C2MeterError as exc:
+            from .terminal import fail
+
+            fail(exc)
 
     def _load(self) -> None:
         if self.commands:

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from functools import wraps
 from typing import NoReturn, ParamSpec, TextIO
 
 import click
@@ -27,16 +26,8 @@ P = ParamSpec("P")
 
 
 def command(function: Callable[P, None]) -> click.Command:
-    """A command within an app context that says our own errors in one line, without a traceback."""
-
-    @wraps(function)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            function(*args, **kwargs)
-        except C2MeterError as exc:
-            fail(exc)
-
-    return click.command()(with_appcontext(run))
+    """A command within an app context."""
+    return click.command()(with_appcontext(function))
 
 
 def fail(exc: Exception) -> NoReturn:

@@ -19,7 +19,7 @@ from flask import Blueprint, Flask, current_app, g, request, url_for
 from flask.blueprints import BlueprintSetupState
 
 from .. import logs, plain
-from ..errors import CorruptStore, StoreUnavailable
+from ..errors import CorruptStore, SetupError, StoreUnavailable
 from ..globals import app_state
 from ..metering import Metering
 from ..model import Customer
@@ -61,7 +61,7 @@ def dashboard_blueprint(name: str = "c2meter_dashboard") -> Blueprint:
 def _set_up(setup: BlueprintSetupState) -> None:
     app = cast(Flask, setup.app)
     if app_state(app).hooks.dashboard_auth is None:
-        raise RuntimeError(
+        raise SetupError(
             "The dashboard needs a dashboard_auth: register a function with @meter.dashboard_auth "
             "that returns the visitor's customer id, ALL_CUSTOMERS for an operator, or None."
         )
