@@ -204,6 +204,14 @@ def _stopped_by_signals(worker: Worker) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+#: To be pasted, each with its comment.
+_WAYS_THERE = """\
+# in the shell of an app that calls app.config.from_prefixed_env():
+export FLASK_C2METER_STRIPE_BASE_URL={url} FLASK_C2METER_STRIPE_SECRET_KEY=sk_test_any
+# or in the app, before its C2Meter:
+app.config.update(C2METER_STRIPE_BASE_URL="{url}", C2METER_STRIPE_SECRET_KEY="sk_test_any")"""
+
+
 @command
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", default=12111, show_default=True, type=click.IntRange(0, 65535))
@@ -216,7 +224,7 @@ def emulator(host: str, port: int) -> None:
     except OSError as exc:
         raise click.ClickException(f"cannot listen on {host}:{port}: {exc.strerror}") from exc
     click.echo(f"Stripe emulator on {stripe.url} (open it in a browser; CTRL+C stops)")
-    click.echo(f"  C2METER_STRIPE_BASE_URL={stripe.url} C2METER_STRIPE_SECRET_KEY=sk_test_any")
+    click.echo(_WAYS_THERE.format(url=stripe.url))
     stopped = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, stopped)
     signal.sigwait(stopped)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from flask import Flask
 from flask_host import Host
 
 from flask_c2meter import Customer
@@ -521,10 +523,12 @@ def test_the_emulator_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         "from flask import Flask\n"
         "from flask_c2meter import C2Meter\n"
         "app = Flask(__name__)\n"
+        "app.config.from_prefixed_env()\n"
         "C2Meter(app)\n"
     )
+    flask = [sys.executable, "-m", "flask", "--app", "metered", "c2meter"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flask", "--app", "metered", "c2meter", "emulator", "--port", "0"],
+        [*flask, "emulator", "--port", "0"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -535,7 +539,14 @@ def test_the_emulator_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:
         line = process.stdout.readline()
         assert line.startswith("Stripe emulator on http://127.0.0.1:")
         url = line.split()[3]
-        assert f"C2METER_STRIPE_BASE_URL={url}" in process.stdout.readline()
+        told = [process.stdout.readline() for _ in range(4)]
+        app = Flask("pasted")
+        exec("".join(told[2:]), {"app": app})
+        assert app.config["C2METER_STRIPE_BASE_URL"] == url
+        assert app.config["C2METER_STRIPE_SECRET_KEY"]
+        pasted = "".join(told[:2]) + shlex.join([*flask, "provision"])
+        plan = subprocess.run(["sh", "-c", pasted], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        assert plan.stdout.startswith("Stripe: 127.0.0.1 test\n")
         with urllib.request.urlopen(url, timeout=10) as page:
             assert page.status == 200
         process.send_signal(signal.SIGTERM)
