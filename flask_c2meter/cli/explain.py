@@ -123,7 +123,15 @@ def _invoiced(invoice: str, customer: str, meter: str) -> list[InvoiceLine]:
         raise click.ClickException(
             "no Stripe key, so no invoice can be read: set C2METER_STRIPE_SECRET_KEY"
         )
-    found = gateway.invoice(invoice)
+    try:
+        found = gateway.invoice(invoice)
+    except GatewayError as exc:
+        if exc.reason != "resource_missing":
+            raise
+        raise click.ClickException(
+            f"Stripe knows no invoice {invoice} at {gateway.account}: the id is wrong, or it is "
+            "of another account or mode than C2METER_STRIPE_SECRET_KEY"
+        ) from exc
     if found.get("customer") != customer:
         raise click.ClickException(f"{invoice} is no invoice of {customer}")
     try:
