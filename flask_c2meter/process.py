@@ -37,7 +37,7 @@ from .schemas import EventSchema
 from .shipment import Shipment, ShipmentState
 from .signals import emit, job_finished, usage_delivered, usage_recorded, usage_rejected
 from .store import AlertPolicy, Settlement, Spill, open_store
-from .stripe_events import StripeEvents
+from .stripe_events import OldEvents, StripeEvents
 from .stripe_objects import Names
 from .subscriptions import (
     RARELY,
@@ -237,6 +237,8 @@ class Process:
             yield Jury(self.store, gateway, config.clock)
             yield self.stripe_events
             yield PeriodClose(self.store, self.reconciler, config.clock, self._may_read)
+        if config.stripe_webhook_secret:
+            yield OldEvents(self.store.inbox, config.clock)
         if gateway is None:
             yield Replay(self)
         yield Drops(self)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from . import logs
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .gateway import Gateway
     from .store import Store
-    from .store.inbox import State
+    from .store.inbox import Inbox, State
 
 logger: logs.Log = logs.logger(__name__)
 
@@ -41,6 +41,10 @@ logger: logs.Log = logs.logger(__name__)
 BATCH = 5
 #: Stripe keeps a thin event for 30 days; what cannot be fetched for so long will not be.
 MAX_ATTEMPTS = 30 * 86_400 // int(MAX_BACKOFF_S)
+
+#: How long an event is known after it came. Stripe can be made to send one again for 30 days.
+KEPT = timedelta(days=90)
+FORGOTTEN_AT_ONCE = 500
 
 #: Thin events: what they say has to be fetched.
 REPORTS = frozenset({"v1.billing.meter.error_report_triggered", "v1.billing.meter.no_meter_found"})
@@ -277,6 +281,28 @@ class StripeEvents:
         wait_s = min(MAX_BACKOFF_S, 2.0 ** min(attempt, 30))
         again_at = self._clock() + timedelta(seconds=wait_s)
         self._store.inbox.settle(event_id, "pending", again_at=again_at, reason=reason)
+
+
+class OldEvents:
+    """Forgets, once a day, the events that cannot come again: a duty of the clerk."""
+
+    name = "old-stripe-events"
+
+    def __init__(self, inbox: Inbox, clock: Clock) -> None:
+        self._inbox = inbox
+        self._clock = clock
+        #: The day of which nothing is left to do.
+        self._day: date | None = None
+
+    def is_due(self) -> bool:
+        """Whether it has not been done today, by this process."""
+        return self._clock().date() != self._day
+
+    def work(self) -> None:
+        """Forget some."""
+        now = self._clock()
+        if self._inbox.forget(now - KEPT, FORGOTTEN_AT_ONCE) < FORGOTTEN_AT_ONCE:
+            self._day = now.date()
 
 
 _EFFECTS: Mapping[str, Effect] = {

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Connection, select, text, update
+from sqlalchemy import Connection, delete, select, text, update
 
 from ..model import to_ms
 from .tables import WEBHOOK_IS_OPEN, webhook_events
@@ -105,6 +105,23 @@ class Inbox:
             )
             if changed.rowcount:
                 apply(connection)
+
+    def forget(self, before: datetime, limit: int) -> int:
+        """Forget events that came *before* and are dealt with; return how many, up to *limit*.
+
+        What waits or is dead stays: for the worker, and for an operator.
+        """
+        query = select(webhook_events.c.id).where(
+            webhook_events.c.state.in_(("applied", "ignored")),
+            webhook_events.c.received_at < to_ms(before),
+        )
+        # Not within the writing transaction: it looks at all of them, and usage is not to wait.
+        with self._transactions.reading() as connection:
+            ids = connection.execute(query.limit(limit)).scalars().all()
+        if ids:
+            with self._transactions.writing() as connection:
+                connection.execute(delete(webhook_events).where(webhook_events.c.id.in_(ids)))
+        return len(ids)
 
     def dead(self) -> list[tuple[str, str, str | None]]:
         """Id, type and reason of the events that could not be looked into."""

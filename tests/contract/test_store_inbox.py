@@ -95,6 +95,35 @@ def test_what_cannot_be_understood_is_named(store: Store) -> None:
     assert not store.inbox.is_pending(NOW)
 
 
+# -- forgetting them -------------------------------------------------------------------------------
+
+
+def test_what_is_dealt_with_is_forgotten_when_it_is_old(store: Store) -> None:
+    for state in ("pending", "applied", "ignored", "dead"):
+        take_in(store, f"evt_{state}", state)
+    assert store.inbox.forget(NOW, 5) == 0
+    assert store.inbox.forget(NOW + SECOND, 5) == 2
+    assert take_in(store, "evt_applied", "applied")
+    assert take_in(store, "evt_ignored", "ignored")
+
+
+def test_what_waits_or_is_dead_is_never_forgotten(store: Store) -> None:
+    take_in(store, "evt_1")
+    take_in(store, "evt_2")
+    store.inbox.settle("evt_2", "dead", reason="resource_missing")
+    assert store.inbox.forget(NOW + timedelta(days=10_000), 5) == 0
+    assert store.inbox.take(NOW, 5) == [("evt_1", 1)]
+    assert store.inbox.dead() == [("evt_2", "a.type", "resource_missing")]
+    store.inbox.settle("evt_1", "applied")
+    assert store.inbox.forget(NOW + SECOND, 5) == 1
+
+
+def test_many_are_forgotten_a_few_at_a_time(store: Store) -> None:
+    for number in range(5):
+        take_in(store, f"evt_{number}", "applied")
+    assert [store.inbox.forget(NOW + SECOND, 2) for _ in range(4)] == [2, 2, 1, 0]
+
+
 # -- refused shipments -----------------------------------------------------------------------------
 
 

@@ -385,6 +385,20 @@ def test_duplicates_have_one_effect(account: Account) -> None:
     assert account.store.standing(CUSTOMER).history.terms == terms
 
 
+def test_after_90_days_the_worker_forgets_what_is_dealt_with(account: Account) -> None:
+    for kind in ("balance.available", "customer.deleted", "customer.subscription.updated"):
+        assert send(account, event(account, kind, {"id": CUSTOMER}))[0] == 200
+    account.work()
+    assert {state for _, state, _ in inbox(account).values()} == {"ignored", "applied", "dead"}
+    arrived = account.clock()
+    account.clock.now = arrived + timedelta(days=90)
+    account.work()
+    assert len(inbox(account)) == 3
+    account.clock.now = arrived + timedelta(days=91)
+    account.work()
+    assert [state for _, state, _ in inbox(account).values()] == ["dead"]
+
+
 def test_of_many_at_once_one_has_the_effect(account: Account) -> None:
     account.subscribe("starter")
     account.use(1)
