@@ -411,10 +411,16 @@ class Metering:
     # -- small parts ---------------------------------------------------------------------------
 
     def _warn_of_plan(self, plan: str | None) -> None:
-        """Say once that nothing is included in *plan*, which no overage would ever show."""
+        """Say once that *plan* limits nothing, which no overage, alert or refusal would ever show.
+
+        It does not matter where Stripe's subscription has a plan: that wins.
+        """
         self._known_plans.add(plan)
         logger.warning(
-            "plan_unknown", plan=plan, known=",".join(self.catalogue.plans), then="nothing_included"
+            "plan_unknown",
+            plan=plan,
+            known=",".join(self.catalogue.plans),
+            then="unlimited_unless_stripe_names_another",
         )
 
     def _tell_of_flags(

@@ -586,5 +586,15 @@ def test_a_plan_that_the_catalogue_does_not_know_is_said_once(
     host.route(lambda: "")
     assert [host.client().get("/").status_code for _ in range(3)] == [200, 200, 200]
     assert [r.getMessage() for r in caplog.records if "gold" in r.getMessage()] == [
-        "event=plan_unknown plan=gold known=starter,growth,scale then=nothing_included"
+        "event=plan_unknown plan=gold known=starter,growth,scale "
+        "then=unlimited_unless_stripe_names_another"
     ]
+
+
+def test_such_a_plan_limits_nothing(metering: Metering) -> None:
+    gold = Customer("cus_1", plan="gold")
+    metering.record("verify_operations", gold, value=10**6, manifest_id="m")
+    used = {row.meter: row for row in metering.usage(gold)}["verify_operations"]
+    assert (used.total, used.included, used.level) == (10**6, None, None)
+    owed = {row.meter: row for row in metering.bill(gold)}["verify_operations"]
+    assert (owed.units, owed.amount) == (0, 0)
