@@ -376,7 +376,8 @@ class Courier:
             reason = f"{dead.value}: {outcome.reason}" if outcome.reason else dead.value
             return Settlement(shipment, ShipmentState.DEAD, reason)
         wait_s = outcome.retry_after_s
-        if wait_s is None:
+        # No pause at all names none: a worker that ends when nothing is due would never end.
+        if wait_s is None or (not wait_s and outcome is not RELEASED):
             held = outcome.verdict in (Verdict.HOLD_ALL, Verdict.HOLD_METER)
             wait_s = 0.0 if held else backoff_s(shipment.attempts, self._random)
         return Settlement(
@@ -390,7 +391,7 @@ class Courier:
     def _hold(self, meter: str, reason: str, now_ms: int, wait_s: float | None = None) -> None:
         if meter not in {hold.meter for hold in self._holds} | self._findings.holds.keys():
             logger.error("deliveries_held", meter=meter, reason=reason)
-        wait_ms = probe_after_ms(reason) if wait_s is None else int(wait_s * 1000)
+        wait_ms = int(wait_s * 1000) if wait_s else probe_after_ms(reason)
         self._findings.holds[meter] = Hold(meter, reason, now_ms, now_ms + wait_ms)
         self._findings.lifted.discard(meter)
         if meter == ALL:

@@ -136,6 +136,17 @@ def test_nothing_is_tried_again_before_its_time(rig: Rig) -> None:
     assert len(rig.attempts()) == 2
 
 
+@pytest.mark.parametrize("headers", [{}, {"Stripe-Rate-Limited-Reason": "global-rate"}])
+@pytest.mark.parametrize("status", [409, 429])
+def test_a_pause_of_no_length_is_none_that_was_asked_for(
+    rig: Rig, status: int, headers: dict[str, str]
+) -> None:
+    rig.record()
+    rig.stripe.fail(status=status, retry_after=0, times=20, headers=headers)
+    rig.work()
+    assert len(rig.attempts()) == 1
+
+
 def test_waits_are_drawn_from_a_growing_range(rig: Rig) -> None:
     rig.record()
     rig.stripe.fail(status=409, times=None)
