@@ -22,7 +22,7 @@ from .errors import StoreUnavailable
 from .model import Clock, to_ms
 from .owners import is_gone, new_owner
 from .pacing import Breaker, Pace, backoff_s
-from .senders import MAX_SENDERS, RELEASED, Senders, Sent
+from .senders import MAX_SENDERS, RELEASED, Senders, Sent, take
 from .shipment import DeadReason, Outcome, Shipment, ShipmentState, Verdict
 from .store import (
     ALL,
@@ -259,7 +259,7 @@ class Courier:
 
     def _receive(self, timeout_s: float) -> None:
         try:
-            sent = self._inbox.get(timeout=timeout_s) if timeout_s else self._inbox.get_nowait()
+            sent = take(self._inbox, timeout_s)
         except Empty:
             return
         if sent is None:

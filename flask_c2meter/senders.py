@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import TypeVar
 
 from . import logs, tracing
 from .shipment import Outcome, Shipment, Verdict
 
 logger: logs.Log = logs.logger(__name__)
+
+T = TypeVar("T")
 
 #: Requests under way at most, each in a thread of its own.
 MAX_SENDERS = 16
@@ -30,6 +33,21 @@ class Sent:
     shipments: Sequence[Shipment]
     #: One for each shipment, in the same order.
     outcomes: Sequence[Outcome]
+
+
+def take(inbox: SimpleQueue[T], timeout_s: float) -> T:
+    """The next of *inbox*, waited for at most so long; one thread takes.
+
+    :raises Empty: nothing has come.
+    """
+    try:
+        return inbox.get_nowait()
+    except Empty:
+        if timeout_s <= 0:
+            raise
+    # Not at once, without the look before: the last put() may have left the queue's lock open, and
+    # then CPython (3.11) takes a deadline that passes while it looks for none, and waits for ever.
+    return inbox.get(timeout=timeout_s)
 
 
 class Senders:
