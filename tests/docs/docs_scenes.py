@@ -21,6 +21,7 @@ from docs_project import Project
 from docs_sessions import monitored, proof, provisioning, reconciliation, storage_session
 from docs_shop import examined
 from flask import Flask, g, request
+from flask_host import close
 
 from flask_c2meter import C2Meter
 from flask_c2meter.emulator import StripeEmulator
@@ -57,7 +58,7 @@ def host(project: Project, *, is_metered: bool = True, **settings: Any) -> Itera
         if is_metered:
             project.names["meter"] = C2Meter(app)
         yield app
-        app.extensions["c2meter"].metering.store.close()
+        close(app)
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def readme(project: Project) -> Iterator[None]:
         assert client.get("/billing/usage", headers={"X-User": "ada"}).status_code == 200
         assert client.get("/billing/customers", headers={"X-User": "boss"}).status_code == 200
         assert client.post("/stripe/webhook", data=b"{}").status_code == 400
-        app.extensions["c2meter"].metering.store.close()
+        close(app)
 
 
 @contextmanager
@@ -113,7 +114,7 @@ def webhooks(project: Project) -> Iterator[None]:
             answer = app.test_client().post("/stripe/webhook", data=b"{}")
             assert answer.status_code == 400
             assert b"CSRF" not in answer.data
-        project.names["app"].extensions["c2meter"].metering.store.close()
+        close(project.names["app"])
 
 
 @contextmanager

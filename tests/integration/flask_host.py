@@ -78,11 +78,16 @@ class Host:
 
     def close(self) -> None:
         """End the worker's thread and close the database."""
-        metering = self.metering
-        if (worker := metering.worker) is not None and worker.is_running:
-            worker.stop()
-            wait_until(lambda: not worker.is_running)
-        metering.store.close()
+        close(self.app)
+
+
+def close(app: Flask) -> None:
+    """End the worker's thread of *app* and close its database."""
+    metering: Metering = app.extensions["c2meter"].metering
+    if (worker := metering.worker).is_running:
+        worker.stop()
+        wait_until(lambda: not worker.is_running)
+    metering.store.close()
 
 
 def load_customer() -> Customer | None:

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from flask_host import wait_until
+from flask_host import close, wait_until
 from werkzeug.datastructures import FileStorage
 from werkzeug.test import TestResponse, encode_multipart
 
@@ -86,10 +86,12 @@ IMAGES = {
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Flask:
+def app(tmp_path: Path) -> Iterator[Flask]:
     """The example with a ledger and no Stripe."""
     settings = {"TESTING": True, "C2METER_STRIPE_SECRET_KEY": "", "C2METER_STRIPE_BASE_URL": None}
-    return create_app(settings, instance_path=str(tmp_path))
+    app = create_app(settings, instance_path=str(tmp_path))
+    yield app
+    close(app)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from flask_host import close
 
 from flask_c2meter.metering import Metering
 
@@ -49,7 +50,7 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     metering.record("verify_operations", MINE, value=12, manifest_id="m")
     metering.record("verify_operations", THEIRS, value=SECRET_USAGE, manifest_id="m")
     yield app
-    metering.store.close()
+    close(app)
 
 
 def metering_of(app: Flask) -> Metering:
