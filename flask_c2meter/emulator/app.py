@@ -147,6 +147,7 @@ class StripeEmulator(Levers):
     def stop(self) -> None:
         """Refuse connections from now on and cut the open ones; safe to call twice.
 
+        The port is kept for the next start until the block ends, if there is one.
         State is kept, webhooks not delivered yet included. Requests in a scripted delay are cut
         without an answer.
         """
@@ -159,6 +160,7 @@ class StripeEmulator(Levers):
 
     def __exit__(self, *exc_info: object) -> None:
         self.stop()
+        self._server.release()
 
     @property
     def url(self) -> str:

@@ -37,14 +37,17 @@ class BadRequest(Exception):
 class Server:
     """Serves *app* on *host* and *port* between :meth:`start` and :meth:`stop`.
 
-    :param port: 0 = any free one; kept for the next start.
+    :param port: 0 = any free one; kept for the next start, so that nobody else answers there.
     """
 
     def __init__(self, app: WSGIApplication, host: str, port: int) -> None:
         self._app = app
         self._host = host
         self.port: int = port
+        self._family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener: socket.socket | None = None
+        #: Has the port while nobody listens.
+        self._keeper: socket.socket | None = None
         self._acceptor: threading.Thread | None = None
         self._lock = threading.Lock()
         self._open: dict[threading.Thread, socket.socket] = {}
@@ -59,8 +62,10 @@ class Server:
 
         :raises OSError: the port is taken.
         """
-        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
-        self._listener = socket.create_server((self._host, self.port), family=family, backlog=512)
+        self.release()
+        self._listener = socket.create_server(
+            (self._host, self.port), family=self._family, backlog=512
+        )
         self.port = self._listener.getsockname()[1]
         self._acceptor = threading.Thread(
             target=self._accept, args=(self._listener,), name="stripe-emulator", daemon=True
@@ -78,12 +83,29 @@ class Server:
         if self._acceptor is not None:
             self._acceptor.join(timeout=5)
         listener.close()
+        self._keep_port()
         with self._lock:
             still_open = list(self._open.items())
         for thread, connection in still_open:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join(timeout=5)
+
+    def release(self) -> None:
+        """Let others have the port of a server that is stopped."""
+        if self._keeper is not None:
+            self._keeper.close()
+            self._keeper = None
+
+    def _keep_port(self) -> None:
+        keeper = socket.socket(self._family, socket.SOCK_STREAM)
+        keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            keeper.bind((self._host, self.port))
+        except OSError:  # somebody was faster
+            keeper.close()
+        else:
+            self._keeper = keeper
 
     def _accept(self, listener: socket.socket) -> None:
         while True:

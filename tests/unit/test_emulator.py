@@ -855,6 +855,20 @@ def test_stops_and_starts_again_on_its_port(served: StripeEmulator) -> None:
         served.start()
 
 
+def test_nobody_takes_its_port_while_it_is_stopped() -> None:
+    with StripeEmulator() as emulator:
+        host, port = emulator.url.removeprefix("http://").split(":")
+        emulator.stop()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((host, int(port)))
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((host, int(port)), timeout=5)
+        emulator.start()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind((host, int(port)))
+
+
 def test_starts_no_thread_before_it_is_started() -> None:
     before = threading.active_count()
     emulator = StripeEmulator()
