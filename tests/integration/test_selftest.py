@@ -326,7 +326,7 @@ class TestTrouble:
         for thread in set(threading.enumerate()) - before:
             thread.join(20)  # its last attempt may still be under way
         assert {used.total for used in usage.usage("cus_test")} == {0}
-        usage.worker.run_once()
+        usage.worker.run_once(patience_s=20)  # it may have been cut off
         assert stripe_emulator.meter_total("verify", "cus_test") == 0
 
     def test_a_process_that_is_ended_takes_everything_back(
