@@ -11,7 +11,8 @@ from .shipping import MeterCounts
 from .tables import buckets, events, shipments, totals
 
 _SILENT_STREAMS = text(
-    "SELECT meter, COUNT(*) FROM events e WHERE flags IN ('reserved', 'reserved incomplete') "
+    "SELECT meter, COUNT(*) FROM events e WHERE flags <> '' "  # as the partial index says it
+    "AND flags IN ('reserved', 'reserved incomplete') "
     "AND recorded_at < :before AND NOT EXISTS (SELECT 1 FROM events a "
     "WHERE a.customer = e.customer AND a.meter = e.meter "
     "AND a.key IN ('part:1:' || e.key, 'adjust:' || e.key)) GROUP BY meter"

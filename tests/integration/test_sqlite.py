@@ -646,6 +646,13 @@ def test_counts_never_read_events(store: SqliteStore) -> None:
     assert plans and not any("events" in plan for plan in plans if plan != flagged)
 
 
+def test_silent_streams_are_looked_for_among_the_flagged_events_only(store: SqliteStore) -> None:
+    record(store, "k")
+    first, *others = plans_of(store, lambda: store.silent_streams(NOW))
+    assert first == "SCAN e USING INDEX events_flagged"
+    assert not any(plan.startswith("SCAN") for plan in others), others
+
+
 def test_claiming_walks_the_open_buckets_by_index(store: SqliteStore) -> None:
     """Case 22: the cost of a claim does not grow with the history."""
     for minute in range(3):
