@@ -83,11 +83,18 @@ class Senders:
 
         One by one, because sixteen threads that talk to a fast server only fight for the
         interpreter; a slow one leaves batches waiting, and gets all sixteen in a third of a second.
+
+        :raises RuntimeError: there is none, and no thread to be had for one.
         """
         if self.are_busy and len(self._threads) < MAX_SENDERS:
             thread = Thread(target=self._run, name="c2meter-sender", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+            else:
+                self._threads.append(thread)
 
     def take_back(self) -> Iterator[Shipment]:
         """The shipments that no sender has begun to send; they will not be sent."""
