@@ -23,6 +23,7 @@ from . import logs
 from .drafts import Operation, UsageDraft
 from .errors import CorruptStore, InvalidEvent, KeyConflict, StoreUnavailable
 from .growth import Growth, may_grow, reserving
+from .headers import RequestFacts
 from .limiting import RateLimiter, identify
 from .metering import Metering
 from .model import Customer, check_text, new_id
@@ -80,6 +81,16 @@ def method_of(environ: Mapping[str, Any]) -> str:
     """The method in capitals, as frameworks understand it; some servers pass on what was sent."""
     method: str = environ["REQUEST_METHOD"].upper()
     return method
+
+
+def facts_of(environ: Mapping[str, Any]) -> RequestFacts:
+    """What the security and CORS headers of its response depend on."""
+    return RequestFacts(
+        method=method_of(environ),
+        is_https=environ["wsgi.url_scheme"] == "https",
+        origin=environ.get("HTTP_ORIGIN"),
+        requested_method=environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"),
+    )
 
 
 def is_preflight(environ: Mapping[str, Any]) -> bool:
