@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..model import Period, from_ms, to_ms
 from ..periods import History, Term
+from ..shipment import DeadReason
 from .cursor import Cursor, cursor_of, marked
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+#: Stripe takes timestamps from 35 days back.
+MAX_AGE_MS = 35 * 86_400_000
 
 #: Most customers whose history a process keeps.
 _KEPT = 50_000
@@ -127,7 +131,7 @@ class PeriodBook:
 
 
 class Deadlines:
-    """Until when Stripe bills what is shipped.
+    """Until when Stripe takes and bills what is shipped.
 
     :param grace_ms: how long after a cycle's end its invoice is finalised.
     """
@@ -140,12 +144,14 @@ class Deadlines:
         """Call in each transaction, before the rest."""
         self._book.refresh(cursor_of(connection))
 
-    def is_late(
+    def dead_reason(
         self, connection: Connection, customer: str, meter: str, moment: int, now_ms: int
-    ) -> bool:
-        """Whether usage of *moment* that Stripe does not have yet will be on no invoice."""
+    ) -> Literal[DeadReason.EXPIRED, DeadReason.LATE] | None:
+        """Why it is of no use to send usage of *moment* now; None = it is not in vain."""
+        if moment < now_ms - MAX_AGE_MS:
+            return DeadReason.EXPIRED
         span = self._book.span(cursor_of(connection), customer, meter, moment)
-        return span.is_late(now_ms, self.grace_ms)
+        return DeadReason.LATE if span.is_late(now_ms, self.grace_ms) else None
 
 
 @lru_cache(maxsize=4096)

@@ -23,8 +23,6 @@ from .lanes import lease, release, set_hold
 from .shipping import ALL, Claimant, Hold, LaneTour, Settlement, probe_after_ms
 from .tables import SHIPMENT_IS_OPEN, buckets, lanes, shipments
 
-#: Stripe takes timestamps from 35 days back.
-MAX_AGE_MS = 35 * 86_400_000
 #: Stripe forgets identifiers after 24 h; with an hour's margin nothing is resent blindly.
 DOUBT_AFTER_MS = 23 * 3_600_000
 #: Only then do Stripe's summaries prove anything about what is in doubt.
@@ -225,7 +223,10 @@ def _ship(
     now_ms: int,
 ) -> tuple[list[Shipment], list[Shipment]]:
     """Cut a shipment of each bucket and begin its first attempt; those not to be sent apart."""
-    cut = [_cut(row, _dead_reason(connection, row, deadlines, now_ms), now_ms) for row in found]
+    cut = []
+    for row in found:
+        where = (row.customer, row.meter, row.last_at)
+        cut.append(_cut(row, deadlines.dead_reason(connection, *where, now_ms), now_ms))
     if cut:
         connection.execute(_INSERT, cut)
         connection.execute(_COUNT, cut)
@@ -233,16 +234,6 @@ def _ship(
     sent = [shipment for shipment in new if shipment.state is ShipmentState.SENDING]
     lease(connection, claimant, sent)
     return sent, [shipment for shipment in new if shipment.state is ShipmentState.DEAD]
-
-
-def _dead_reason(
-    connection: Connection, bucket: Row[Any], deadlines: Deadlines, now_ms: int
-) -> DeadReason | None:
-    """Why there is no use in sending what *bucket* holds; None = there is."""
-    if bucket.last_at < now_ms - MAX_AGE_MS:
-        return DeadReason.EXPIRED
-    where = (bucket.customer, bucket.meter, bucket.last_at)
-    return DeadReason.LATE if deadlines.is_late(connection, *where, now_ms) else None
 
 
 def _take_due(
@@ -338,25 +329,23 @@ def _set_aside(
     connection: Connection, row: Row[Any], deadlines: Deadlines, now_ms: int
 ) -> Shipment | None:
     """Set a shipment aside unsent if Stripe would refuse it, bill it nowhere, or count it twice."""
-    first, is_expired = row.first_attempt_at, row.timestamp < now_ms - MAX_AGE_MS
+    first = row.first_attempt_at
+    where = (row.customer, row.meter, row.timestamp)
+    dead = deadlines.dead_reason(connection, *where, now_ms)
     # What may have arrived is in doubt, however old: Stripe's summaries can still tell.
-    if first is not None and (is_expired or first < now_ms - DOUBT_AFTER_MS):
+    if first is not None and (dead is DeadReason.EXPIRED or first < now_ms - DOUBT_AFTER_MS):
         values: dict[str, Any] = {
             "state": ShipmentState.IN_DOUBT.value,
             "next_attempt_at": first + LOOK_AFTER_MS,
         }
-    elif first is not None:
-        return None
-    else:
-        where = (row.customer, row.meter, row.timestamp)
-        is_late = not is_expired and deadlines.is_late(connection, *where, now_ms)
-        if not (is_expired or is_late):
-            return None
+    elif first is None and dead is not None:
         values = {
             "state": ShipmentState.DEAD.value,
-            "reason": (DeadReason.LATE if is_late else DeadReason.EXPIRED).value,
+            "reason": dead.value,
             "settled_at": now_ms,
         }
+    else:
+        return None
     updated = connection.execute(
         update(shipments)
         .where(shipments.c.identifier == row.identifier)

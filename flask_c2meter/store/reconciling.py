@@ -16,10 +16,10 @@ from sqlalchemy import ColumnElement, Connection, Row, Table, case, func, select
 
 from ..model import from_ms, to_ms
 from ..reconciliation import Difference, Minute, Repair, Sent
-from ..shipment import ShipmentState
+from ..shipment import DeadReason, ShipmentState
 from . import doubt
 from .book import Deadlines, PeriodBook
-from .delivery import MAX_AGE_MS, count
+from .delivery import count
 from .journal import Decision, note
 from .tables import buckets, shipments
 from .transactions import Transactions
@@ -29,6 +29,11 @@ _DAY_MS = 24 * _HOUR_MS
 
 #: Dead shipments read at a time.
 _PAGE = 500
+
+_IN_VAIN = {
+    DeadReason.EXPIRED: "older than 35 days: Stripe takes no correction",
+    DeadReason.LATE: "its invoice is final: a correction would be billed nowhere",
+}
 
 _OPEN = (ShipmentState.READY.value, ShipmentState.SENDING.value, ShipmentState.IN_DOUBT.value)
 
@@ -246,12 +251,10 @@ class Reconciling:
             )
         ).scalar()
         moment = to_ms(minute.start) if last_at is None else int(last_at)
-        if moment < now_ms - MAX_AGE_MS:
-            return "older than 35 days: Stripe takes no correction"
         deadlines = Deadlines(PeriodBook(self._mark), self._grace_ms)
-        if deadlines.is_late(connection, minute.customer, minute.meter, moment, now_ms):
-            return "its invoice is final: a correction would be billed nowhere"
-        return None
+        where = (minute.customer, minute.meter, moment)
+        dead = deadlines.dead_reason(connection, *where, now_ms)
+        return None if dead is None else _IN_VAIN[dead]
 
 
 def _what(minute: Minute, repair: Repair) -> str:
