@@ -30,6 +30,14 @@ Clock = Callable[[], datetime]
 #: Largest quantity of one event or shipment, in wire units: Stripe takes 15 significant digits.
 MAX_UNITS = 10**15 - 1
 
+#: Stripe takes usage, and corrections of it, from this far back.
+MAX_AGE: timedelta = timedelta(days=35)
+
+#: Of moments in milliseconds, see :func:`to_ms`.
+MINUTE_MS: int = 60_000
+HOUR_MS: int = 60 * MINUTE_MS
+DAY_MS: int = 24 * HOUR_MS
+
 #: Longest id, key or identifier, in bytes.
 MAX_ID_BYTES = 255
 

@@ -16,7 +16,7 @@ from .catalogue import CANARY
 from .config import Config
 from .errors import CorruptStore, StoreUnavailable
 from .measurements import STORAGE
-from .model import Meter, to_ms
+from .model import DAY_MS, MAX_AGE, Meter, to_ms
 from .store import RECONCILED, UNEXPLAINED, Hold, MeterCounts
 from .targets import ALERT_TIMELINESS, EVENT_LATENCY, WINDOW, Durations, Targets, durations
 
@@ -26,12 +26,9 @@ if TYPE_CHECKING:
     from .store.jobs import LastRun
 
 #: A backlog older than this is no longer healthy: a week, of the 35 days Stripe allows.
-MAX_BACKLOG_MS = 7 * 86_400_000
+MAX_BACKLOG_MS = 7 * DAY_MS
 #: A stream that has not said by then how much it was is not expected to.
 STREAM_LIFE: timedelta = timedelta(minutes=15)
-
-#: What is no fault of ours is worth a note for as long as Stripe takes usage.
-NOTED_MS = 35 * 86_400_000
 
 
 def report(
@@ -189,7 +186,8 @@ def _look(store: Store, config: Config) -> _Seen:
         alerts=store.announcements.counts(),
         failing_alerts=store.announcements.failing(),
         findings=store.subscriptions.findings(),
-        dropped=store.subscriptions.dropped(since_ms=to_ms(now) - NOTED_MS),
+        # No fault of ours: worth a note for as long as Stripe takes usage.
+        dropped=store.subscriptions.dropped(since_ms=to_ms(now - MAX_AGE)),
         dead_events=store.inbox.dead(),
         differing=store.closings.differing(limit=10),
         storage=store.jobs.last(STORAGE),

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, select, text, update
 
-from ..model import MAX_UNITS, from_ms, new_id, to_ms
+from ..model import HOUR_MS, MAX_UNITS, from_ms, new_id, to_ms
 from ..shipment import DeadReason, Shipment, ShipmentState
 from . import measures, touring
 from .book import Deadlines
@@ -24,9 +24,9 @@ from .shipping import ALL, Claimant, Hold, LaneTour, Settlement, probe_after_ms
 from .tables import SHIPMENT_IS_OPEN, buckets, lanes, shipments
 
 #: Stripe forgets identifiers after 24 h; with an hour's margin nothing is resent blindly.
-DOUBT_AFTER_MS = 23 * 3_600_000
+DOUBT_AFTER_MS = 23 * HOUR_MS
 #: Only then do Stripe's summaries prove anything about what is in doubt.
-LOOK_AFTER_MS = 24 * 3_600_000
+LOOK_AFTER_MS = 24 * HOUR_MS
 #: No wait we impose on an attempted shipment is longer (Retry-After is capped at one hour): a later
 #: due time means that the clock was set back.
 MAX_WAIT_MS = 3_700_000

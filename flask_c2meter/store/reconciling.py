@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, case, func, select, text, update
 
-from ..model import from_ms, to_ms
+from ..model import DAY_MS, HOUR_MS, from_ms, to_ms
 from ..reconciliation import Difference, Minute, Repair, Sent
 from ..shipment import DeadReason, ShipmentState
 from . import doubt
@@ -23,9 +23,6 @@ from .delivery import count
 from .journal import Decision, note
 from .tables import buckets, shipments
 from .transactions import Transactions
-
-_HOUR_MS = 3_600_000
-_DAY_MS = 24 * _HOUR_MS
 
 #: Dead shipments read at a time.
 _PAGE = 500
@@ -86,7 +83,7 @@ class Reconciling:
     def lane(self, customer: str, meter: str, start: datetime, end: datetime) -> LaneBook:
         """Everything of ``[start, end)``, by the day."""
         found = LaneBook()
-        day = shipments.c.minute - shipments.c.minute % _DAY_MS
+        day = shipments.c.minute - shipments.c.minute % DAY_MS
         where = _within(shipments, customer, meter, start, end)
         opened: list[int] = []
         with self._transactions.reading() as connection:
@@ -121,7 +118,7 @@ class Reconciling:
             if oldest is not None:
                 found.unshipped += int(units)
                 opened.append(oldest)
-            hour = buckets.c.minute - buckets.c.minute % _HOUR_MS
+            hour = buckets.c.minute - buckets.c.minute % HOUR_MS
             used = select(hour).where(_within(buckets, customer, meter, start, end)).distinct()
             found.hours = frozenset(map(from_ms, connection.execute(used).scalars()))
         found.oldest_open = from_ms(min(opened)) if opened else None
@@ -131,7 +128,7 @@ class Reconciling:
         self, customer: str, meter: str, start: datetime, end: datetime
     ) -> dict[datetime, int]:
         """Hour -> what Stripe is held to have counted, where that is not nothing."""
-        hour = shipments.c.minute - shipments.c.minute % _HOUR_MS
+        hour = shipments.c.minute - shipments.c.minute % HOUR_MS
         query = (
             select(hour, func.sum(shipments.c.counted))
             .where(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from ..model import MINUTE_MS
 from ..shipment import Shipment, ShipmentState
 
 #: Stands for every customer, or every meter, in ``lanes``.
@@ -21,7 +22,7 @@ UNEXPLAINED = "unexplained_refusals"
 RECONCILED = "reconciled"
 
 #: While a hold lasts, one shipment is tried this often.
-PROBE_MS = 60_000
+PROBE_MS = MINUTE_MS
 #: The breaker's hold of everything: Stripe is down, so look more often.
 UNAVAILABLE = "stripe_unavailable"
 UNAVAILABLE_PROBE_MS = 5_000

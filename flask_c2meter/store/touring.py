@@ -12,11 +12,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
+from ..model import MINUTE_MS
 from .book import Deadlines
 from .shipping import LaneTour
 
 #: Stripe takes timestamps up to 5 minutes ahead.
-MAX_AHEAD_MS = 5 * 60_000
+MAX_AHEAD_MS = 5 * MINUTE_MS
 
 # The next customers with open buckets: one step through the index for each, whatever the backlog.
 _NEXT_CUSTOMERS = (
