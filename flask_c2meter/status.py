@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .store.closings import Closing
     from .store.jobs import LastRun
 
+#: Where the quantity of a meter may be; the first is the sum of the others.
+STATES = ("recorded", "unshipped", "in_flight", "delivered", "in_doubt", "dead", "discarded")
+
 #: A backlog older than this is no longer healthy: a week, of the 35 days Stripe allows.
 MAX_BACKLOG_MS = 7 * DAY_MS
 #: A stream that has not said by then how much it was is not expected to.
@@ -49,40 +52,16 @@ def report(
         seen = _look(store, config)
     except (StoreUnavailable, CorruptStore) as exc:
         seen = _Seen(unreadable=f"the store cannot be read: {exc}")
-    counts, facts, holds = seen.counts, seen.facts, seen.holds
-    per_meter = {}
-    for name, count in counts.items():
-        if name == CANARY.name and not count.events:
-            continue  # it is in every ledger, and of interest where there is one
-        meter = meters.get(name)
-        precision = meter.precision if meter else 0
-        row: dict[str, Any] = {
-            state: _text(getattr(count, state), precision)
-            for state in (
-                "recorded",
-                "unshipped",
-                "in_flight",
-                "delivered",
-                "in_doubt",
-                "dead",
-                "discarded",
-            )
-        }
-        row["events"] = count.events
-        row["incomplete"], row["invalid"] = count.incomplete, count.invalid
-        row["silent_streams"] = seen.silent_streams.get(name, 0)
-        row["dead_shipments"] = count.dead_shipments
-        row["billable"] = meter.billable if meter else False
-        row["oldest_unshipped_age_s"] = (
-            None
-            if count.oldest_unshipped_ms is None
-            else max(0, now_ms - count.oldest_unshipped_ms) // 1000
-        )
-        per_meter[name] = row
-    billable = [row for row in per_meter.values() if row["billable"]]
-    ages = [row["oldest_unshipped_age_s"] for row in billable if row["oldest_unshipped_age_s"]]
+    facts, holds = seen.facts, seen.holds
+    per_meter = {
+        name: _of_meter(count, meters.get(name), seen.silent_streams.get(name, 0), now_ms)
+        for name, count in seen.counts.items()
+        # It is in every ledger, and of interest where there is one.
+        if name != CANARY.name or count.events
+    }
+    ages = [row["oldest_unshipped_age_s"] for row in per_meter.values() if row["billable"]]
     result: dict[str, Any] = {
-        "delivery": _delivery(config, facts),
+        "delivery": _delivery(config),
         "account": facts.get("account"),
         "configured_account": account,
         "paused": [
@@ -94,7 +73,7 @@ def report(
         "workers": vitals.workers(facts, now_ms, config.lease_s),
         "spill": {"pending": spill.pending(), "corrupt": spill.corrupt()},
         "dropped": facts.get("dropped", {}),
-        "oldest_unshipped_age_s": max(ages, default=None),
+        "oldest_unshipped_age_s": max((age for age in ages if age is not None), default=None),
         "canary": {leg.name: {"age_s": leg.age_s, "stale": leg.is_stale} for leg in seen.canary},
         "targets": _plain_targets(seen.targets),
         "alerts": {
@@ -116,6 +95,24 @@ def report(
     result["problems"] += _problems(result) + _billing_problems(result, seen)
     result["healthy"] = not result["problems"]
     return result
+
+
+def _of_meter(
+    count: MeterCounts, meter: Meter | None, silent_streams: int, now_ms: int
+) -> dict[str, Any]:
+    precision, oldest_ms = meter.precision if meter else 0, count.oldest_unshipped_ms
+    return {
+        **{state: _text(getattr(count, state), precision) for state in STATES},
+        "events": count.events,
+        "incomplete": count.incomplete,
+        "invalid": count.invalid,
+        "silent_streams": silent_streams,
+        "dead_shipments": count.dead_shipments,
+        "billable": meter.billable if meter else False,
+        "oldest_unshipped_age_s": (
+            None if oldest_ms is None else max(0, now_ms - oldest_ms) // 1000
+        ),
+    }
 
 
 def _plain_targets(targets: Targets) -> dict[str, Any]:
@@ -272,7 +269,7 @@ def _named(count: int, examples: Sequence[str], shown: int = 3) -> str:
     return f"{count} customers ({names}{', ...' if count > shown else ''})"
 
 
-def _delivery(config: Config, facts: Mapping[str, Any]) -> str:
+def _delivery(config: Config) -> str:
     if not config.stripe_secret_key:
         return "off: no Stripe key here, the ledger only records"
     return "by a thread of each process" if config.worker == "thread" else "by a worker process"

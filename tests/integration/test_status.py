@@ -196,6 +196,13 @@ def test_what_is_not_meant_to_be_delivered_is_no_backlog(
     assert row == ["api_calls", "1", "not", "sent", "0", "0", "0", "0", "0"]
 
 
+def test_usage_that_waits_since_this_very_second_is_a_backlog_too(host: Host) -> None:
+    host.metering.record("sign_operations", "cus_1", manifest_id="m-1")
+    report = status(host)
+    waiting = report["meters"]["sign_operations"]["oldest_unshipped_age_s"]
+    assert report["oldest_unshipped_age_s"] == waiting == 0
+
+
 def test_analytics_meters_are_never_a_backlog(host: Host, c2meter_clock: FrozenClock) -> None:
     host.metering.record("api_calls", "cus_1")
     c2meter_clock.advance(timedelta(days=30))
