@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, select, text, update
@@ -205,10 +206,13 @@ def claim(
         return [], []
     claimed, set_aside = _take_due(connection, claimant, deadlines, now_ms)
     lease(connection, claimant, claimed)
-    for find in (touring.closing, touring.open_lanes):
+    for find in (
+        partial(touring.closing, grace_ms=deadlines.grace_ms),
+        partial(touring.open_lanes, tour=tour),
+    ):
         want = claimant.want - len(claimed)
         if want > 0:
-            found = find(connection, tour, claimant.meters, want, deadlines, now_ms)
+            found = find(connection, claimant.meters, want, now_ms)
             sent, dead = _ship(connection, claimant, found, deadlines, now_ms)
             claimed += sent
             set_aside += dead

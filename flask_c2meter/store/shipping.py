@@ -132,7 +132,5 @@ class MeterCounts:
     reserved: int = 0
     #: Occurrence of the oldest event not yet delivered, UTC milliseconds.
     oldest_unshipped_ms: int | None = None
-    #: Number of shipments that Stripe has, and that wait for a decision or were written off.
-    delivered_shipments: int = 0
+    #: Number of shipments that wait for a decision.
     dead_shipments: int = 0
-    discarded_shipments: int = 0
