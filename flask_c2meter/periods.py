@@ -285,15 +285,8 @@ def finalise(
     for meter in (EVERY_METER, *sorted(history.meters)):
         for known in history.billed_with(meter, cycle_end - _TICK):
             is_its = subscription is None or known.subscription in (None, subscription)
-            if (
-                is_its
-                and known.is_billed
-                and (known.cycle.end, known.finalized_at)
-                == (
-                    cycle_end,
-                    None,
-                )
-            ):
+            is_open = known.cycle.end == cycle_end and known.finalized_at is None
+            if is_its and is_open and known.is_billed:
                 learnt.append(_again(known, meter, at, finalized_at=at))
     return learnt
 

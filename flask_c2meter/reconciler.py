@@ -19,6 +19,7 @@ from .model import MAX_AGE, Clock
 from .reconciliation import Difference
 from .store import RECONCILED
 from .summaries import SummaryReader
+from .targets import share
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -51,10 +52,7 @@ class Tally:
     @property
     def accuracy(self) -> Decimal | None:
         """The share of hours that agree, 0 to 1, rounded down; None = there are none."""
-        if not self.hours:
-            return None
-        share = (self.hours - self.differing_hours) * 100_000 // self.hours
-        return Decimal(f"{share // 100_000}.{share % 100_000:05d}")
+        return share(self.hours - self.differing_hours, self.hours)
 
 
 class Scope(NamedTuple):
