@@ -145,7 +145,7 @@ class Call(ABC, Generic[R]):
 
     @abstractmethod
     def use_of(self, client_key: str) -> int:
-        """The how-manieth operation of its meter, 1 and up, has *client_key* in this request."""
+        """Which operation of its meter with *client_key* this is in its request, counted from 1."""
 
     @abstractmethod
     def fingerprint(self) -> str:

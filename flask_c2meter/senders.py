@@ -21,7 +21,6 @@ T = TypeVar("T")
 #: Requests under way at most, each in a thread of its own.
 MAX_SENDERS = 16
 
-
 #: Of a shipment that was not sent, and may be claimed again at once.
 RELEASED = Outcome(Verdict.RETRY, "released", retry_after_s=0.0)
 

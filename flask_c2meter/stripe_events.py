@@ -53,7 +53,6 @@ _HOLDING = frozenset({"no_meter", "archived_meter"})
 #: Longest id of an event, and of its type.
 _MAX_ID = 255
 
-
 #: A meter, and why nothing of it is sent.
 _Held = tuple[str, str]
 

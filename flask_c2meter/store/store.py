@@ -53,6 +53,7 @@ class Store(ABC):
 
     :param meters: the catalogue's meters by name.
     :param alerts: when to raise alerts, and how long usage of a period that is over is billed.
+    :param mark: the driver's parameter mark, ``?`` or ``%s``.
 
     Every method raises :class:`~flask_c2meter.errors.StoreUnavailable` while the database cannot be
     used and :class:`~flask_c2meter.errors.CorruptStore` if it is damaged.
@@ -190,7 +191,7 @@ class Store(ABC):
     def latest_events(
         self, customer: str | None, meter: str | None, limit: int, page: int = 1000
     ) -> Iterator[UsageEvent]:
-        """The same, read little by little; what is recorded meanwhile is not among them."""
+        """The same, *page* by *page*; what is recorded meanwhile is not among them."""
         ids = select(events.c.id).order_by(events.c.id.desc())
         query = select(events.c.id, *(events.c[name] for name in EVENT_COLUMNS))
         for column, wanted in ((events.c.customer, customer), (events.c.meter, meter)):
