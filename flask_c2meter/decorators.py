@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from inspect import iscoroutinefunction
 from io import BytesIO
 from typing import Any, Literal, ParamSpec, TypeVar, cast
@@ -18,7 +19,7 @@ from marshmallow import Schema
 from . import logs
 from .drafts import UsageDraft
 from .globals import RequestState, app_state, load_customer, request_state
-from .growth import GrowingStream
+from .growth import GrowingStream, is_streamed
 from .headers import missing
 from .model import Customer
 from .operation import (
@@ -131,11 +132,11 @@ class _ViewCall(Call[Response]):
         if isinstance(draft, Refusal):
             return _refuse(draft)
         response = self._run(view, args, kwargs, draft)
-        is_streamed = response.is_streamed and not response.direct_passthrough
-        refusal = self.settle(draft, response, response.status_code, is_streamed=is_streamed)
+        streams = is_streamed(response.response, self.environ)
+        refusal = self.settle(draft, response, response.status_code, is_streamed=streams)
         if refusal is not None:
             response = _refuse(refusal)
-        elif is_streamed:
+        elif streams:
             chunks: Iterable[Any] = response.response
             if self.growth is not None:
                 chunks = GrowingStream(chunks, self.growth)
@@ -194,16 +195,22 @@ class _ViewStream(Iterator[Any]):
         self._draft = draft
 
     def __next__(self) -> Any:
-        outer, self._known.usage = self._known.usage, self._draft
-        try:
+        with self._speaking():
             return next(self._chunks)
-        finally:
-            self._known.usage = outer
 
     def close(self) -> None:
         """Tell the view that nobody reads on."""
         if (close := getattr(self._body, "close", None)) is not None:
-            close()
+            with self._speaking():
+                close()
+
+    @contextmanager
+    def _speaking(self) -> Iterator[None]:
+        outer, self._known.usage = self._known.usage, self._draft
+        try:
+            yield
+        finally:
+            self._known.usage = outer
 
 
 def _body_parts(request: Request) -> Iterator[bytes]:

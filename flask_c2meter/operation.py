@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -22,11 +23,12 @@ from marshmallow import ValidationError
 from . import logs
 from .drafts import Operation, UsageDraft
 from .errors import CorruptStore, InvalidEvent, KeyConflict, StoreUnavailable
-from .growth import Growth, may_grow, reserving
+from .growth import Growth, reserving
 from .headers import RequestFacts
 from .limiting import RateLimiter, identify
 from .metering import Metering
 from .model import Customer, check_text, new_id
+from .schemas import ValidEvent
 from .terms import Properties, Terms
 from .windows import Decision
 
@@ -249,17 +251,16 @@ class Call(ABC, Generic[R]):
         if not (200 <= status < 300 if decided is None else decided):
             return None
         try:
-            schema = self.metering.schema(operation.meter.name)
-            properties, is_whole = self._properties(draft, response)
-            valid = schema.lenient(properties, self._value(draft, response), is_whole=is_whole)
-            if decided is None and not schema.is_billable(valid.properties):
+            valid = self._read(draft, response, has_filter=decided is None)
+            if valid is None:
                 return None
-            if not is_streamed or not may_grow(operation.meter):
+            if not is_streamed:
                 self.metering.complete(operation, valid)
                 return None
-            valid = reserving(draft, valid)
+            valid = reserving(operation, draft, valid)
             if self.metering.complete(operation, valid):
-                self.growth = Growth(self.metering, operation, draft, valid)
+                read = partial(self._read, draft, response, has_filter=decided is None)
+                self.growth = Growth(self.metering, operation, draft, valid, read)
         except KeyConflict as exc:
             return Refusal(409, str(exc))
         except (StoreUnavailable, CorruptStore):
@@ -282,6 +283,13 @@ class Call(ABC, Generic[R]):
         except Exception:
             logger.exception("bill_on_failed", meter=self.terms.meter, then="default")
             return None
+
+    def _read(self, draft: UsageDraft, response: R, *, has_filter: bool) -> ValidEvent | None:
+        """What there is to record; None = the meter's filter leaves it out."""
+        schema = self.metering.schema(self.terms.meter)
+        properties, is_whole = self._properties(draft, response)
+        valid = schema.lenient(properties, self._value(draft, response), is_whole=is_whole)
+        return None if has_filter and not schema.is_billable(valid.properties) else valid
 
     def _properties(self, draft: UsageDraft, response: R) -> tuple[Properties, bool]:
         """What is said of the operation, and whether that is all there was to say."""

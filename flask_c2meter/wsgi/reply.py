@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from ..drafts import UsageDraft
-from ..growth import GrowingStream
+from ..growth import GrowingStream, is_streamed
 from ..headers import Pair, missing
 from ..operation import Refusal, method_of
 from .call import EnvironCall, Reply
@@ -54,7 +54,7 @@ class Departure:
         if self._said is None:
             return _Late(body, self)
         try:
-            instead = self.leave(is_streamed=_is_streamed(body, self._call.environ))
+            instead = self.leave(streams=is_streamed(body, self._call.environ))
         except BaseException:
             close(body)
             raise
@@ -84,10 +84,10 @@ class Departure:
         if (growth := self._call.growth) is not None:
             growth.end()
 
-    def leave(self, *, is_streamed: bool = False) -> list[bytes] | None:
+    def leave(self, *, streams: bool) -> list[bytes] | None:
         """Settle the usage and let status and headers go, once.
 
-        :param is_streamed: the body is still to be made.
+        :param streams: the body is still to be made.
         :return: the body to send instead of the app's, or None.
         """
         if not self._has_left:
@@ -96,7 +96,7 @@ class Departure:
             status, headers = self._said
             code = int(status[:3])
             reply = Reply(code, headers, self._call.environ)
-            refusal = self._call.settle(self._draft, reply, code, is_streamed=is_streamed)
+            refusal = self._call.settle(self._draft, reply, code, is_streamed=streams)
             if refusal is not None:
                 status, headers, self._instead = refuse(refusal, self._call.environ)
             self._has_left = True
@@ -105,10 +105,13 @@ class Departure:
 
     def _write_early(self, chunk: bytes) -> object:
         """What ``start_response`` gives to apps that write before they return."""
-        if (instead := self.leave()) is None:
-            assert self._write is not None
-            return self._write(chunk)
-        return instead
+        if (instead := self.leave(streams=True)) is not None:
+            return instead
+        assert self._write is not None
+        sent = self._write(chunk)
+        if self._call.growth is not None:
+            self._call.growth.look()
+        return sent
 
     def _dressed(self, headers: list[Pair]) -> list[Pair]:
         headers = list(headers)
@@ -136,7 +139,7 @@ class _Late:
         # has not got that far.
         first = next(filter(None, self._chunks), None)
         self._has_left = True
-        if (instead := self._departure.leave(is_streamed=first is not None)) is not None:
+        if (instead := self._departure.leave(streams=first is not None)) is not None:
             self.close()
             self._chunks = iter(instead)
             return next(self._chunks)
@@ -161,14 +164,6 @@ def refuse(refusal: Refusal, environ: dict[str, Any]) -> tuple[str, list[Pair], 
     status = f"{refusal.status} {HTTPStatus(refusal.status).phrase}"
     is_head = method_of(environ) == "HEAD"
     return status, [*headers, *refusal.headers], [] if is_head else [body]
-
-
-def _is_streamed(body: Iterable[bytes], environ: dict[str, Any]) -> bool:
-    """Whether *body* is made while it is sent; a file that the server sends itself is not."""
-    wrapper = environ.get("wsgi.file_wrapper")
-    if wrapper is not None and not isinstance(wrapper, type):
-        return hasattr(body, "__next__")  # uWSGI's function does not tell what it makes
-    return not hasattr(body, "__len__") and not (wrapper and isinstance(body, wrapper))
 
 
 def close(body: Iterable[bytes]) -> None:

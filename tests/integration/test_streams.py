@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
+from wsgiref.util import FileWrapper
 
 import pytest
 from flask import Response, send_file, stream_with_context
@@ -30,9 +31,9 @@ def serve(host: Host, make: Callable[[], Iterator[str]], first: object = 0, **mo
         current_usage.value = first  # type: ignore[assignment]
         return Response(stream_with_context(make()))
 
-    meter = more.pop("meter", "sign_operations")
-    host.route(view, meter)
-    return host.client().get("/", headers=more.pop("headers", {})).text
+    headers = more.pop("headers", {})
+    host.route(view, **more)
+    return host.client().get("/", headers=headers).text
 
 
 def spoken(*values: object) -> Callable[[], Iterator[str]]:
@@ -169,6 +170,85 @@ class TestFlask:
         body.close()
         assert host.total("sign_operations") == 3
 
+    def test_what_a_stream_says_while_it_is_closed_counts(self, host: Host) -> None:
+        def make() -> Iterator[str]:
+            sent = 0
+            try:
+                while True:
+                    sent += 1
+                    yield "."
+            finally:
+                current_usage.value = sent
+
+        def view() -> Response:
+            current_usage.value = 0
+            return Response(stream_with_context(make()))
+
+        host.route(view)
+        body: Any = host.app(EnvironBuilder("/", headers=ALICE).get_environ(), lambda *_: None)
+        chunks = iter(body)
+        assert [next(chunks), next(chunks)] == [b".", b"."]
+        body.close()
+        assert host.total("sign_operations") == 2
+
+    def test_one_that_is_passed_through_grows_too(self, host: Host) -> None:
+        def view() -> Response:
+            current_usage.value = 0
+            made = (chunk.encode() for chunk in spoken(2, 5)())
+            return Response(stream_with_context(made), direct_passthrough=True)
+
+        host.route(view)
+        assert host.client().get("/").text == ".."
+        assert host.total("sign_operations") == 5
+
+    def test_a_stream_may_still_be_cancelled(self, host: Host) -> None:
+        def make() -> Iterator[str]:
+            current_usage.value = 3
+            yield "."
+            current_usage.value = 8
+            current_usage.cancel()
+            yield "."
+
+        assert serve(host, make) == ".."
+        assert host.total("sign_operations") == 0
+        reason = {event.properties.get("reason") for event in host.events() if event.units == 0}
+        assert "not billed after all" in reason
+
+    @pytest.mark.parametrize("first", [0, 2, None])
+    def test_the_filter_decides_at_the_end(self, host: Host, first: int | None) -> None:
+        def make() -> Iterator[str]:
+            current_usage.value = 4
+            yield "."
+            current_usage.update(verification_result=False)
+
+        serve(host, make, first, meter="verify_operations", properties={"manifest_id": "m"})
+        assert host.total("verify_operations") == 0
+        assert list(host.metering.store.verify()) == []
+
+    def test_bill_on_stands_above_the_filter(self, host: Host) -> None:
+        def make() -> Iterator[str]:
+            current_usage.value = 4
+            current_usage.update(manifest_id="m", verification_result=False)
+            yield "."
+
+        serve(host, make, meter="verify_operations", bill_on=lambda response: True)
+        assert host.total("verify_operations") == 4
+
+    def test_a_reservation_may_name_the_rest_later(self, host: Host) -> None:
+        def make() -> Iterator[str]:
+            current_usage.update(manifest_id="m-2")
+            current_usage.value = 1
+            yield "."
+
+        serve(host, make, properties={})
+        assert [flags for _, _, flags in parts(host)] == [("reserved",), ()]
+        assert host.rejections == []
+
+    def test_what_it_never_named_is_flagged_at_the_end(self, host: Host) -> None:
+        serve(host, spoken(1), properties={})
+        assert [flags for _, _, flags in parts(host)] == [("reserved",), ("incomplete",)]
+        assert host.rejections == ["incomplete"]
+
     def test_silence_is_recorded_as_such(self, host: Host) -> None:
         serve(host, lambda: iter(["."]))
         assert parts(host) == [("", 0, ("reserved",)), ("part:1", 0, ())]
@@ -224,14 +304,8 @@ class TestFlask:
     def test_a_file_is_left_to_the_server(self, host: Host) -> None:
         host.route(lambda: send_file(io.BytesIO(b"file"), "text/plain"))
         environ = EnvironBuilder("/", headers=ALICE).get_environ()
-        made: list[Any] = []
-
-        def wrapper(file: Any, size: int = 8192) -> Any:
-            made.append(iter([file.read()]))
-            return made[-1]
-
-        environ["wsgi.file_wrapper"] = wrapper
-        assert host.app(environ, lambda *_: None) is made[0]
+        environ["wsgi.file_wrapper"] = FileWrapper
+        assert isinstance(host.app(environ, lambda *_: None), FileWrapper)
 
     def test_of_two_meters_the_inner_one_grows(self, host: Host) -> None:
         def view() -> Response:
@@ -344,6 +418,40 @@ class TestMiddleware:
         assert host.total("sign_operations") == 6
         assert parts(host)[0] == ("", 0, ("reserved",))
         assert closed == [True]
+
+    @pytest.mark.parametrize("wrapper", [None, FileWrapper, lambda file, size=8192: (file, size)])
+    def test_so_does_one_that_is_no_iterator(self, host: WsgiHost, wrapper: Any) -> None:
+        class Streaming:  # as Django's is
+            def __init__(self, usage: Any) -> None:
+                self.usage = usage
+
+            def __iter__(self) -> Iterator[bytes]:
+                for value in (2, 5):
+                    self.usage.value = value
+                    yield b"."
+
+        def app(environ: dict[str, Any], start_response: Any) -> Streaming:
+            environ["c2meter.usage"].value = 0
+            environ["wsgi.file_wrapper"] = wrapper
+            start_response("200 OK", [("Content-Type", "text/plain")])
+            return Streaming(environ["c2meter.usage"])
+
+        assert self.serve(host, app) == [b".", b"."]
+        assert host.total("sign_operations") == 5
+
+    def test_so_does_what_is_written(self, host: WsgiHost) -> None:
+        def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
+            usage = environ["c2meter.usage"]
+            usage.value = 0
+            write = start_response("200 OK", [("Content-Type", "text/plain")])
+            for value in (2, 5):
+                usage.value = value
+                write(b".")
+            usage.value = 6
+            return []
+
+        self.serve(host, app)
+        assert host.total("sign_operations") == 6
 
     def test_a_body_that_is_all_there_does_not(self, host: WsgiHost) -> None:
         def app(environ: dict[str, Any], start_response: Any) -> list[bytes]:
