@@ -292,6 +292,11 @@ class Children:
         """Start ``flask c2meter worker``."""
         return self.start("flask", "--app", "fault_app:create_app", "c2meter", "worker", env=env)
 
+    def await_readiness(self, worker: subprocess.Popen[str]) -> None:
+        """Until a worker works, and heeds signals: another may do all there is meanwhile."""
+        assert worker.stdout is not None
+        assert any("SIGTERM stops" in line for line in worker.stdout), "it has ended"
+
     @contextmanager
     def gunicorn(self, *arguments: str, env: Mapping[str, str] | None = None) -> Iterator[int]:
         """Serve the app on a free port, given in the block."""

@@ -189,6 +189,7 @@ def test_two_workers_announce_each_alert_once_between_them(
     until(lambda: identifiers(ledger) and unsettled(ledger) == [], 30)
     assert posted(receiver) == identifiers(ledger)
     for worker in workers:
+        children.await_readiness(worker)
         worker.terminate()
         assert worker.wait(10) == 0
 
