@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,7 +78,8 @@ def main() -> None:
         if is_demo:
             _fill(url)
         print(_greeting(app, url), flush=True)
-        threading.Event().wait()
+        while True:  # one wait without end would sleep through a signal that another thread gets
+            time.sleep(0.5)
 
 
 def _arguments() -> argparse.Namespace:

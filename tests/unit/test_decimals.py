@@ -28,7 +28,9 @@ def hostile() -> Iterator[None]:
 
 @pytest.mark.usefixtures("hostile")
 def test_a_context_of_our_own_owes_the_host_nothing() -> None:
-    assert repr(own_context(60, decimal.InvalidOperation, decimal.DivisionByZero)) == repr(EXACT)
+    exact = EXACT.copy()
+    exact.clear_flags()  # what others have computed in it
+    assert repr(own_context(60, decimal.InvalidOperation, decimal.DivisionByZero)) == repr(exact)
     assert own_context(4).divide(Decimal(20_000), Decimal(3)) == Decimal("6667")
 
 
