@@ -27,6 +27,7 @@ from .headers import RequestFacts
 from .limiting import RateLimiter, identify
 from .metering import Metering
 from .model import Customer, check_text, new_id
+from .nesting import is_too_deep
 from .terms import Properties, Terms
 from .windows import Decision
 
@@ -184,7 +185,7 @@ class Call(ABC, Generic[R]):
         if self.terms.body is None:
             return None
         content = self.json()
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or is_too_deep(content):
             return Refusal(400, "Invalid request body")
         if self.terms.schema is not None:
             try:

@@ -121,6 +121,7 @@ class TestJsonLines:
             (json.dumps(line("x", properties=[])), "properties: must be an object"),
             ('{"customer": "cus_1"}', "key: is required, so that running this again adds nothing"),
             ("[" * 100_000, "is no JSON"),
+            ('{"properties": ' + '{"a": ' * 40 + "1" + "}" * 41, "is nested deeper than 32 levels"),
             ('{"key": "\udcff"}', "is required"),
         ]
         good = [json.dumps(line("first")), json.dumps(line("last"))]
@@ -286,6 +287,14 @@ class TestCsv:
         row = 'cus_1,sign_operations,a,2026-01-15T12:00:00Z,"{""manifest_id"": ""m-7""}"'
         assert self.apply(host, tmp_path / "old.csv", row, head=head).exit_code == 0
         assert dict(host.event().properties) == {"manifest_id": "m-7"}
+
+    def test_but_nested_no_deeper_than_in_json_lines(self, host: Host, tmp_path: Path) -> None:
+        head = "customer,meter,key,occurred_at,properties"
+        cell = '{""manifest_id"": ' + "[" * 40 + "]" * 40 + "}"
+        row = f'cus_1,sign_operations,a,2026-01-15T12:00:00Z,"{cell}"'
+        result = self.apply(host, tmp_path / "old.csv", row, head=head)
+        assert result.exit_code == 1
+        assert "properties: is nested deeper than 32 levels" in result.stderr
 
     def test_from_a_spreadsheet_with_a_byte_order_mark(self, host: Host, tmp_path: Path) -> None:
         file = tmp_path / "old.csv"

@@ -197,6 +197,10 @@ class TestBody:
                 {"data": '{"a":' + "[" * 100_000, "content_type": "application/json"}, id="deep"
             ),
             pytest.param(
+                {"data": '{"a":' * 40 + "1" + "}" * 40, "content_type": "application/json"},
+                id="40 levels",
+            ),
+            pytest.param(
                 {"data": '{"a":' + "9" * 10_000 + "}", "content_type": "application/json"},
                 id="a huge number",
             ),
@@ -209,6 +213,19 @@ class TestBody:
 
         assert (answer.status_code, answer.json) == (400, {"error": "Invalid request body"})
         assert host.events() == []
+
+    def test_it_may_have_32_levels_and_no_more(self, host: Host) -> None:
+        class Tree(marshmallow.Schema):
+            a = marshmallow.fields.Raw()
+
+        host.route(done, body="json")
+        host.route(done, path="/tree", body=Tree)
+        for path in ("/", "/tree"):
+            for levels, status in ((32, 200), (33, 400)):
+                body = '{"a":' * levels + "1" + "}" * levels
+                answer = host.client().post(path, data=body, content_type="application/json")
+                assert answer.status_code == status
+        assert len(host.events()) == 2
 
     def test_a_schema_class_validates_and_hands_over_the_result(self, host: Host) -> None:
         class Site(marshmallow.Schema):
