@@ -130,7 +130,10 @@ class Call(ABC, Generic[R]):
 
     @abstractmethod
     def customer(self) -> Customer | None:
-        """Who is billed; None = 401."""
+        """Who is billed; None = 401.
+
+        :raises InvalidEvent: an id that no customer can have.
+        """
 
     @abstractmethod
     def json(self) -> object:
@@ -156,6 +159,14 @@ class Call(ABC, Generic[R]):
 
     def admit(self) -> UsageDraft | Refusal:
         """Let the request in, or say why not."""
+        try:
+            return self._admit()
+        except KeyConflict as exc:
+            return Refusal(409, str(exc))
+        except InvalidEvent as exc:  # an id or a key that the client made up
+            return Refusal(400, "Invalid request", exc.messages)
+
+    def _admit(self) -> UsageDraft | Refusal:
         passage: Passage | None = self.environ.get(PASSAGE)
         if passage is not None:
             passage.taken[self.terms.meter] += 1
@@ -166,10 +177,6 @@ class Call(ABC, Generic[R]):
             return refusal
         try:
             operation = self.operation = self._operation(customer, passage)
-        except KeyConflict as exc:
-            return Refusal(409, str(exc))
-        except InvalidEvent as exc:
-            return Refusal(400, "Invalid request", exc.messages)
         except (StoreUnavailable, CorruptStore):
             return UNAVAILABLE
         if operation.meter.billable and self.metering.is_closed:
