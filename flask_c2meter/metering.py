@@ -25,7 +25,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .jobs import StorageJob
-from .keys import Keys
+from .keys import MAX_KEY_BYTES, Keys
 from .measurements import METER
 from .model import (
     Charge,
@@ -266,7 +266,7 @@ class Metering:
         definition = self.catalogue.meter(meter)
         now = self.config.clock()
         adjustment = UsageEvent(
-            key=adjustment_key(check_text("key", key)),
+            key=adjustment_key(check_text("key", key, MAX_KEY_BYTES)),
             customer=id_of(customer),
             meter=definition.name,
             units=0,
