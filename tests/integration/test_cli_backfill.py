@@ -115,6 +115,7 @@ class TestJsonLines:
             (json.dumps(line("x", occurred_at="2026-01-15T12:00:00")), "with an offset"),
             (json.dumps(line("x", occurred_at=1768478400)), "occurred_at: must be ISO 8601"),
             (json.dumps(line("x", NOON + timedelta(hours=1))), "is in the future"),
+            (json.dumps(line("x", occurred_at="1969-12-31T23:59:59Z")), "occurred_at: is before"),
             (json.dumps(line("x", properties={"manifest": "m"})), "did you mean 'manifest_id'"),
             (json.dumps(line("x", vale=3)), "did you mean 'value'"),
             (json.dumps(line("x", request_id=7)), "request_id: must be a string"),
