@@ -109,11 +109,12 @@ def _channels(value: Notice) -> Mapping[str, Plain]:
     }
 
 
-def report(value: Report, *, with_channels: bool) -> Plain:
+def report(value: Report, *, action_url: str, with_channels: bool) -> Plain:
     """Everything about one customer: version 1 of the dashboard's JSON.
 
     Quantities are in the meter's unit, amounts in minor units.
 
+    :param action_url: of the page that an alert leads to.
     :param with_channels: also what became of each alert on each channel, for operators.
     """
     return {
@@ -138,14 +139,18 @@ def report(value: Report, *, with_channels: bool) -> Plain:
             }
             for each in value.bills
         ],
-        "alerts": [_notice(each, with_channels) for each in value.notices],
+        "alerts": [
+            alert(each.alert)
+            | {
+                "message": value.message(each.alert),
+                "action_url": action_url,
+                "unread": each.is_unread,
+            }
+            | ({"channels": _channels(each)} if with_channels else {})
+            for each in value.notices
+        ],
         "unread": value.unread,
     }
-
-
-def _notice(value: Notice, with_channels: bool) -> Plain:
-    seen = alert(value.alert) | {"unread": value.is_unread}
-    return seen | {"channels": _channels(value)} if with_channels else seen
 
 
 def _meter(value: MeterReport) -> Plain:

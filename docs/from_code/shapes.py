@@ -172,6 +172,8 @@ SHAPES: Mapping[str, Schema] = {
         "An alert, as the dashboard shows it.",
         ("channels",),
         **_ALERT,
+        message=_text("the alert in one line, as the page and the mail word it"),
+        action_url=_text("path of the customer's page of the dashboard"),
         unread=_flag("the customer has not seen it in the app"),
         channels=_CHANNELS | {"description": "channel -> what became of it; for operators only"},
     ),
