@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .model import Alert, Charge, Period, Projection, Usage, UsageEvent
 
 if TYPE_CHECKING:
+    from .billing import Offer
     from .provisioning import Plan
     from .reports import MeterReport, Report
     from .store.announcements import Notice
@@ -57,6 +58,30 @@ def projection(value: Projection | None) -> Plain | None:
     if value is None:
         return None
     return {"total": str(value.total), "low": str(value.low), "high": str(value.high)}
+
+
+def offer(value: Offer, *, is_current: bool) -> Plain:
+    """What usage would cost on one plan; amounts in minor units.
+
+    :param is_current: it is the customer's plan.
+    """
+    return {
+        "plan": value.plan.name,
+        "plan_name": value.plan.display_name,
+        "is_current": is_current,
+        "meters": [
+            {
+                "meter": each.meter,
+                "total": str(each.total),
+                "included": _text(each.included),
+                "units": str(each.units),
+                "amount": _text(each.amount),
+                "currency": each.currency,
+            }
+            for each in value.quotes
+        ],
+        "totals": {currency: str(amount) for currency, amount in value.totals.items()},
+    }
 
 
 def event(value: UsageEvent) -> Plain:

@@ -139,6 +139,25 @@ SHAPES: Mapping[str, Schema] = {
         high=_quantity("at most"),
     ),
     "Charge": _CHARGE,
+    "Offer": _object(
+        "What usage would cost on one plan, beyond the price of the plan itself.",
+        plan=_text("name in the catalogue"),
+        plan_name=_text("what people call it"),
+        is_current=_flag("the customer is on it"),
+        meters=_list(
+            _object(
+                "What a total of one meter would cost; without a price, amounts are null.",
+                meter=_METER,
+                total=_quantity("what was used, is expected or was given"),
+                included=_or_null(_quantity("part of the plan; null: unlimited")),
+                units=_quantity("overage"),
+                amount=_or_null(_amount("what that would cost")),
+                currency=_or_null(_text("three letters, such as `usd`")),
+            ),
+            "those that are billed",
+        ),
+        totals=_map(_amount("of all meters"), "currency -> amount"),
+    ),
     "Event": _object(
         "One event of the ledger.",
         key=_text("idempotency key, unique per customer and meter"),
@@ -299,6 +318,7 @@ USES: Mapping[str, Sequence[str]] = {
     "Usage": ["`flask c2meter usage --json`: a list"],
     "Charge": ["`flask c2meter bill --json`: a list"],
     "Projection": ["`flask c2meter project --json`: an object, meter -> projection or null"],
+    "Offer": ["`flask c2meter simulate --json`: a list"],
     "Event": ["`flask c2meter events --json`: one a line"],
     "Notice": ["`flask c2meter alerts --json`: a list"],
     "DeadLetter": ["`flask c2meter dead list --json`: one a line"],

@@ -62,8 +62,9 @@ def test_help_lists_every_command(host: Host) -> None:
     result = run(host, "--help")
     assert result.exit_code == 0
     for command in (
-        *("status", "worker", "usage", "events", "verify", "emulator", "db", "provision"),
+        *("status", "worker", "usage", "bill", "simulate", "events", "verify", "emulator"),
         *("explain", "dead", "adjust", "export", "backfill", "doctor", "selftest"),
+        *("db", "provision"),
     ):
         assert f"\n  {command} " in result.output
 
