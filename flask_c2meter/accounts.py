@@ -16,7 +16,7 @@ from .catalogue import Catalogue
 from .config import Config
 from .decimals import exactly
 from .errors import InvalidEvent
-from .model import Charge, Customer, Period, Projection, Usage, check_customer_id
+from .model import EVERY_METER, Charge, Customer, Period, Projection, Usage, check_customer_id
 from .projection import Backtest, backtest
 
 if TYPE_CHECKING:
@@ -60,6 +60,12 @@ class Accounts:
         """See :meth:`~flask_c2meter.metering.Metering.usage`."""
         moment = self._at(at)
         return self._usage(self.standing(customer), billing.plan_of(customer), moment)
+
+    def plan(self, customer: Customer | str) -> str | None:
+        """The plan that *customer* is on now; None = none is known."""
+        known = self.standing(customer)
+        current = known.history.at(EVERY_METER, self._config.clock())
+        return current.plan or billing.plan_of(customer) or billing.plan_of(known.customer)
 
     @exactly
     def is_used_up(self, customer: Customer, meter: str) -> bool:

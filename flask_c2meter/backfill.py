@@ -16,7 +16,8 @@ from typing import Any
 from .errors import C2MeterError, InvalidEvent, KeyConflict, StoreUnavailable, did_you_mean
 from .metering import Metering
 from .model import Property, UsageEvent, check_text, to_ms
-from .records import Record
+from .nesting import is_too_deep
+from .records import TOO_DEEP, Record
 from .shipment import DeadReason
 from .store import MAX_BATCH
 
@@ -202,6 +203,8 @@ def _properties(
             given = json.loads(given)
         except (ValueError, RecursionError):
             raise InvalidEvent({"properties": "is no JSON"}) from None
+        if is_too_deep(given):
+            raise InvalidEvent({"properties": TOO_DEEP})
     if not isinstance(given, dict):
         raise InvalidEvent({"properties": "must be an object"})
     others = {name: value for name, value in fields.items() if name not in FIELDS}

@@ -7,10 +7,12 @@ Stripe.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
 
-from .model import Charge, Customer, Meter, Projection, Usage
+from .decimals import exactly
+from .model import Charge, Customer, Meter, Plan, Projection, Usage
 from .periods import DROPPED, BillingPeriod
 from .projection import project
 from .rating import least_amount, line_amount, overage
@@ -87,9 +89,7 @@ def _charge(
     def amount(total: Decimal) -> Decimal | None:
         if known.status == "trialing":  # Stripe bills no usage of a trial
             return line_amount(meter.price, Decimal(0))
-        if quantity == total == 0 and known.is_billed:
-            return least_amount(meter.price)
-        return line_amount(meter.price, overage(total, quantity))
+        return _amount(meter, quantity, total, is_billed=known.is_billed)
 
     return Charge(
         meter=meter.name,
@@ -102,6 +102,73 @@ def _charge(
         projected_high=None if expected is None else amount(expected.high),
         period=known.period,
     )
+
+
+def _amount(
+    meter: Meter, included: Decimal | None, total: Decimal, *, is_billed: bool
+) -> Decimal | None:
+    """What *total* costs on an invoice, or would if there were one."""
+    if included == total == 0 and is_billed:
+        return least_amount(meter.price)
+    return line_amount(meter.price, overage(total, included))
+
+
+# -- on another plan -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """What a total of one meter would cost; amounts as in a :class:`~flask_c2meter.Charge`."""
+
+    meter: str
+    #: In the meter's unit, as the next two.
+    total: Decimal
+    included: Decimal | None
+    #: Overage.
+    units: Decimal
+    amount: Decimal | None
+    currency: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What usage would cost on one plan, beyond the price of the plan itself."""
+
+    plan: Plan
+    quotes: Sequence[Quote]
+
+    @property
+    def totals(self) -> dict[str, Decimal]:
+        """Currency -> amount, in minor units."""
+        found: dict[str, Decimal] = {}
+        for each in self.quotes:
+            if each.amount is not None and each.currency is not None:
+                found[each.currency] = found.get(each.currency, Decimal(0)) + each.amount
+        return found
+
+
+@exactly
+def offer(plan: Plan, meters: Iterable[Meter], totals: Mapping[str, Decimal]) -> Offer:
+    """What a period with these *totals* would cost somebody who is billed on *plan*.
+
+    :param totals: of each of *meters*, in its unit, >= 0.
+    """
+    return Offer(plan, [_quote(plan, meter, totals[meter.name]) for meter in meters])
+
+
+def _quote(plan: Plan, meter: Meter, total: Decimal) -> Quote:
+    quantity = meter.included.get(plan.name)
+    return Quote(
+        meter=meter.name,
+        total=total,
+        included=quantity,
+        units=overage(total, quantity),
+        amount=_amount(meter, quantity, total, is_billed=True),
+        currency=meter.price.currency if meter.price else None,
+    )
+
+
+# -- at the end of the period ----------------------------------------------------------------------
 
 
 def projection(

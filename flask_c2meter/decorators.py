@@ -67,8 +67,8 @@ def metered(
     :param properties: of the event, or a callable that takes the response; what the view passes to
         ``current_usage.update`` wins.
     :param rate_limit: such as ``"100/minute"``; None = the catalogue's, False = unlimited.
-    :param body: ``"json"`` = a JSON object is required; a marshmallow schema class = and validated,
-        the result is in ``g.c2meter_body``.
+    :param body: ``"json"`` = a JSON object of at most 32 levels is required; a marshmallow schema
+        class = and validated, the result is in ``g.c2meter_body``.
     :param enforce: ``"block"``: 402 once the included quantity is used up; default ``"allow"``.
     :param bill_on: predicate on the response that replaces the default one: status 2xx and the
         meter's filter.

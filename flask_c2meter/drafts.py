@@ -16,8 +16,9 @@ from typing import Any
 from . import tracing
 from .accounts import id_of, moment_of
 from .catalogue import Catalogue
+from .errors import InvalidEvent
 from .keys import check_client_key
-from .model import Clock, Customer, Meter, UsageEvent, new_id
+from .model import Clock, Customer, Meter, UsageEvent, new_id, to_ms
 from .schemas import EventSchema, ValidEvent, canonical_json
 
 
@@ -90,7 +91,7 @@ class Drafts:
             id_of(customer),
             valid,
             key=key or new_id(),
-            occurred_at=now if occurred_at is None else moment_of("occurred_at", occurred_at),
+            occurred_at=now if occurred_at is None else _occurrence(occurred_at),
             recorded_at=now,
             fingerprint=None if key is None else _content_hash(valid),
             request_id=request_id,
@@ -136,6 +137,17 @@ def _event(
         flags=valid.flags,
         fingerprint=fingerprint,
     )
+
+
+def _occurrence(given: datetime) -> datetime:
+    """When an event happened, in UTC.
+
+    :raises InvalidEvent: no such moment, or one that no ledger can have seen.
+    """
+    moment = moment_of("occurred_at", given)
+    if to_ms(moment) < 0:
+        raise InvalidEvent({"occurred_at": "is before 1970-01-01; Stripe takes 35 days back"})
+    return moment
 
 
 def itself(customer: Customer | str) -> Customer | None:

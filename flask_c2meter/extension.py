@@ -86,6 +86,7 @@ class C2Meter:
         """Register the function that says who this request is billed to.
 
         It runs within the request and returns a :class:`~flask_c2meter.Customer`, or None for 401.
+        An id that no customer can have is answered 400.
         """
         self._hooks.customer_loader = loader
         return loader

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from .config import Config
 from .errors import CorruptStore, InvalidEvent, KeyConflict, StoreUnavailable
 from .measurements import STORAGE
-from .model import UsageEvent, check_text, to_ms
+from .model import MAX_ID_BYTES, UsageEvent, check_text, to_ms
 from .signals import emit, usage_rejected
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ KEY_LIFE = timedelta(hours=24)
 
 #: Keys we make ourselves; a client's key must not look like one.
 _RESERVED = ("adjust:", "again:", "nested:", "part:")
+#: Longest key of an event, in bytes: before a client's may stand ``part:``, ``again:`` and
+#: ``nested:``, each with a number.
+MAX_KEY_BYTES = MAX_ID_BYTES + 3 * 32
 #: Keys of the storage job: a client that uses one up would be measured no more.
 _JOBS = f"{STORAGE}:"
 

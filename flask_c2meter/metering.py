@@ -25,7 +25,7 @@ from .errors import (
     StoreUnavailable,
 )
 from .jobs import StorageJob
-from .keys import Keys
+from .keys import MAX_KEY_BYTES, Keys
 from .measurements import METER
 from .model import (
     Charge,
@@ -96,7 +96,8 @@ class Metering:
         :param value: quantity in the meter's unit, >= 0, of at most 15 digits; None = 1, or the sum
             of the meter's ``value_from`` properties.
         :param key: idempotency key, <= 255 bytes; None = a new one.
-        :param occurred_at: aware; None = now. Stripe takes 35 days back to 5 minutes ahead.
+        :param occurred_at: aware, from 1970 on; None = now. Stripe takes 35 days back to 5 minutes
+            ahead.
         :param connection: a SQLAlchemy connection to the same database, whose transaction the
             event joins: it is durable when the caller commits, and gone if the caller rolls back.
             ``usage_recorded`` is sent at once all the same. Keep the transaction short: while it
@@ -266,7 +267,7 @@ class Metering:
         definition = self.catalogue.meter(meter)
         now = self.config.clock()
         adjustment = UsageEvent(
-            key=adjustment_key(check_text("key", key)),
+            key=adjustment_key(check_text("key", key, MAX_KEY_BYTES)),
             customer=id_of(customer),
             meter=definition.name,
             units=0,

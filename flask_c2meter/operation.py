@@ -28,6 +28,7 @@ from .headers import RequestFacts
 from .limiting import RateLimiter, identify
 from .metering import Metering
 from .model import Customer, check_text, new_id
+from .nesting import is_too_deep
 from .schemas import ValidEvent
 from .terms import Properties, Terms
 from .windows import Decision
@@ -131,7 +132,10 @@ class Call(ABC, Generic[R]):
 
     @abstractmethod
     def customer(self) -> Customer | None:
-        """Who is billed; None = 401."""
+        """Who is billed; None = 401.
+
+        :raises InvalidEvent: an id that no customer can have.
+        """
 
     @abstractmethod
     def json(self) -> object:
@@ -157,6 +161,14 @@ class Call(ABC, Generic[R]):
 
     def admit(self) -> UsageDraft | Refusal:
         """Let the request in, or say why not."""
+        try:
+            return self._admit()
+        except KeyConflict as exc:
+            return Refusal(409, str(exc))
+        except InvalidEvent as exc:  # an id or a key that the client made up
+            return Refusal(400, "Invalid request", exc.messages)
+
+    def _admit(self) -> UsageDraft | Refusal:
         passage: Passage | None = self.environ.get(PASSAGE)
         if passage is not None:
             passage.taken[self.terms.meter] += 1
@@ -167,10 +179,6 @@ class Call(ABC, Generic[R]):
             return refusal
         try:
             operation = self.operation = self._operation(customer, passage)
-        except KeyConflict as exc:
-            return Refusal(409, str(exc))
-        except InvalidEvent as exc:
-            return Refusal(400, "Invalid request", exc.messages)
         except (StoreUnavailable, CorruptStore):
             return UNAVAILABLE
         if operation.meter.billable and self.metering.is_closed:
@@ -186,7 +194,7 @@ class Call(ABC, Generic[R]):
         if self.terms.body is None:
             return None
         content = self.json()
-        if not isinstance(content, dict):
+        if not isinstance(content, dict) or is_too_deep(content):
             return Refusal(400, "Invalid request body")
         if self.terms.schema is not None:
             try:

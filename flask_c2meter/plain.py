@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .model import Alert, Charge, Period, Projection, Usage, UsageEvent
 
 if TYPE_CHECKING:
+    from .billing import Offer
     from .provisioning import Plan
     from .reports import MeterReport, Report
     from .store.announcements import Notice
@@ -57,6 +58,30 @@ def projection(value: Projection | None) -> Plain | None:
     if value is None:
         return None
     return {"total": str(value.total), "low": str(value.low), "high": str(value.high)}
+
+
+def offer(value: Offer, *, is_current: bool) -> Plain:
+    """What usage would cost on one plan; amounts in minor units.
+
+    :param is_current: it is the customer's plan.
+    """
+    return {
+        "plan": value.plan.name,
+        "plan_name": value.plan.display_name,
+        "is_current": is_current,
+        "meters": [
+            {
+                "meter": each.meter,
+                "total": str(each.total),
+                "included": _text(each.included),
+                "units": str(each.units),
+                "amount": _text(each.amount),
+                "currency": each.currency,
+            }
+            for each in value.quotes
+        ],
+        "totals": {currency: str(amount) for currency, amount in value.totals.items()},
+    }
 
 
 def event(value: UsageEvent) -> Plain:
@@ -109,11 +134,12 @@ def _channels(value: Notice) -> Mapping[str, Plain]:
     }
 
 
-def report(value: Report, *, with_channels: bool) -> Plain:
+def report(value: Report, *, action_url: str, with_channels: bool) -> Plain:
     """Everything about one customer: version 1 of the dashboard's JSON.
 
     Quantities are in the meter's unit, amounts in minor units.
 
+    :param action_url: of the page that an alert leads to.
     :param with_channels: also what became of each alert on each channel, for operators.
     """
     return {
@@ -138,14 +164,18 @@ def report(value: Report, *, with_channels: bool) -> Plain:
             }
             for each in value.bills
         ],
-        "alerts": [_notice(each, with_channels) for each in value.notices],
+        "alerts": [
+            alert(each.alert)
+            | {
+                "message": value.message(each.alert),
+                "action_url": action_url,
+                "unread": each.is_unread,
+            }
+            | ({"channels": _channels(each)} if with_channels else {})
+            for each in value.notices
+        ],
         "unread": value.unread,
     }
-
-
-def _notice(value: Notice, with_channels: bool) -> Plain:
-    seen = alert(value.alert) | {"unread": value.is_unread}
-    return seen | {"channels": _channels(value)} if with_channels else seen
 
 
 def _meter(value: MeterReport) -> Plain:

@@ -1,7 +1,8 @@
 """Reading files of records, JSON Lines or CSV, line by line.
 
-Pure; imports the standard library only. However long a file is, one line of it is in memory, and
-each record knows the number of its line. A bad line is a record with a problem, not the end.
+Pure; imports :mod:`~flask_c2meter.nesting` only. However long a file is, one line of it is in
+memory, and each record knows the number of its line. A bad line is a record with a problem, not the
+end.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from io import TextIOWrapper
 from itertools import chain
 from typing import IO, Any, NamedTuple, NoReturn, TextIO
 
+from .nesting import MAX_DEPTH, is_too_deep
+
 #: Longest line that is read, in characters.
 MAX_LINE = 1 << 20
+
+#: What is wrong with JSON that is.
+TOO_DEEP = f"is nested deeper than {MAX_DEPTH} levels"
 
 
 def text_of(file: IO[bytes]) -> TextIOWrapper:
@@ -83,6 +89,8 @@ def _json_record(number: int, line: str) -> Record:
         return Record(number, {}, f"is no JSON: {exc}"[:200])
     if not isinstance(fields, dict):
         return Record(number, {}, "is no JSON object")
+    if is_too_deep(fields):
+        return Record(number, {}, TOO_DEEP)
     return Record(number, fields)
 
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 from . import billing
 from .accounts import HISTORY, Accounts
 from .catalogue import Catalogue
+from .channels import Announcement
 from .config import Config
 from .decimals import exactly
-from .model import EVERY_METER, Charge, Customer, Meter, Period, Projection, Usage
+from .model import EVERY_METER, Alert, Charge, Customer, Meter, Period, Projection, Usage
 from .periods import ENDED, BillingPeriod, History
 
 if TYPE_CHECKING:
@@ -79,6 +80,12 @@ class Report:
     #: Newest first.
     notices: Sequence[Notice]
     unread: int
+
+    @exactly
+    def message(self, alert: Alert) -> str:
+        """*alert* as the mail words it; a meter that the catalogue has lost goes by its name."""
+        meter = next((each.meter for each in self.meters if each.meter.name == alert.meter), None)
+        return f"{alert.meter} usage" if meter is None else Announcement(alert, meter).message
 
 
 @dataclass(frozen=True, slots=True)

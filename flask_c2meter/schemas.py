@@ -225,13 +225,21 @@ def parse_units(meter: Meter, value: object) -> int:
     one: int = 10**meter.precision
     if value is None and meter.aggregation is not Aggregation.MAX:
         return one
-    try:
-        units = _scaled(_quantity(value), meter.precision)
-    except ValidationError as error:
-        raise InvalidEvent({"value": str(error.messages[0])}) from None
+    units = parse_total(meter, value)
     if units != one and meter.aggregation in _COUNTING:
         raise InvalidEvent({"value": f"{meter.name} counts events as 1 each: leave the value out"})
     return units
+
+
+def parse_total(meter: Meter, value: object) -> int:
+    """The same of what may be more than one event: a *value* that a period's total may have.
+
+    :raises InvalidEvent: under ``value``, as :func:`parse_units`, but for the last.
+    """
+    try:
+        return _scaled(_quantity(value), meter.precision)
+    except ValidationError as error:
+        raise InvalidEvent({"value": str(error.messages[0])}) from None
 
 
 def check_quantity(value: object) -> None:

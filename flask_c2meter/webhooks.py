@@ -17,6 +17,7 @@ from flask.typing import ResponseReturnValue
 from . import logs
 from .errors import CorruptStore, SetupError, StoreUnavailable
 from .globals import app_state
+from .nesting import is_too_deep
 from .stripe_signature import BadSignature, check
 
 logger: logs.Log = logs.logger(__name__)
@@ -82,4 +83,6 @@ def _event(body: bytes) -> dict[str, Any]:
         raise ValueError("the body is no JSON") from None
     if not isinstance(event, dict):
         raise ValueError("the body is no event")
+    if is_too_deep(event):
+        raise ValueError("the body is nested too deeply")
     return event

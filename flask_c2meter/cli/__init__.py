@@ -1,6 +1,7 @@
 """``flask c2meter ...``: thin commands over :class:`~flask_c2meter.metering.Metering`.
 
 A module has the commands of one errand: ``customers`` what customers have used and owe,
+``simulate`` what they would on another plan,
 ``delivery`` what happens to it, ``dead`` what was set aside, ``explain`` and ``proof`` where a
 number comes from and whether it is right, ``provision`` and ``reconcile`` what Stripe has,
 ``doctor`` and ``selftest`` whether all is well; ``terminal`` is what they all print with.
@@ -61,11 +62,13 @@ class Commands(AppGroup):
             provision,
             reconcile,
             selftest,
+            simulate,
             storage,
         )
 
         for module in (
             customers,
+            simulate,
             delivery,
             dead,
             explain,

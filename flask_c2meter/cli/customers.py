@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .. import plain
-from ..model import Charge, Period, UsageEvent
+from ..model import Charge, UsageEvent
 from ..money import written
 from ..projection import Backtest
-from .terminal import command, day, metering, or_dash, progress, table
+from .terminal import command, day, metering, or_dash, periods, progress, table
 
 if TYPE_CHECKING:
     from ..store.announcements import Announced
@@ -50,7 +50,7 @@ def usage(customer: str, at: datetime | None, as_json: bool) -> None:
     if as_json:
         _print_json([plain.usage(row) for row in used])
         return
-    click.echo(f"{customer}: {_periods(row.period for row in used)} (UTC)")
+    click.echo(f"{customer}: {periods(used)} (UTC)")
     table(
         ("meter", "total", "included", "used", "level"),
         (
@@ -69,11 +69,6 @@ def usage(customer: str, at: datetime | None, as_json: bool) -> None:
 def _share(used: Decimal) -> str:
     """Per cent with one place, but the whole is only said to be used when it is."""
     return f"{min(used, Decimal('0.999')) if used < 1 else used:.1%}"
-
-
-def _periods(periods: Iterable[Period]) -> str:
-    different = {f"{day(period.start)} to {day(period.end)}": None for period in periods}
-    return ", ".join(different)
 
 
 @command
@@ -156,7 +151,7 @@ def _print_projection(customer: str, as_json: bool) -> None:
     if as_json:
         _print_json({row.meter: plain.projection(expected) for row, expected in found})
         return
-    click.echo(f"{customer}: {_periods(row.period for row, _ in found)} (UTC)")
+    click.echo(f"{customer}: {periods(row for row, _ in found)} (UTC)")
     table(
         ("meter", "total", "projected", "range"),
         (

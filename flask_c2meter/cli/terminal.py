@@ -18,7 +18,7 @@ from ..errors import C2MeterError, CorruptStore, InvalidEvent, UnknownMeter
 from ..gateway import Gateway
 from ..globals import app_state
 from ..metering import Metering
-from ..model import Period, check_text, to_ms
+from ..model import Period, Usage, check_text, to_ms
 from ..records import text_of
 from ..store import Decision
 
@@ -194,3 +194,9 @@ def day(moment: datetime) -> str:
     """The date of *moment*, with the time if it is not midnight."""
     is_midnight = (moment.hour, moment.minute, moment.second) == (0, 0, 0)
     return f"{moment:%Y-%m-%d}" if is_midnight else f"{moment:%Y-%m-%d %H:%M:%S}"
+
+
+def periods(used: Iterable[Usage]) -> str:
+    """The billing periods of *used*, each once."""
+    spans = [each.period for each in used]
+    return ", ".join(dict.fromkeys(f"{day(each.start)} to {day(each.end)}" for each in spans))

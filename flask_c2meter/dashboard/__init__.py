@@ -113,8 +113,9 @@ def _usage_json() -> OwnResponse:
     customer = _customer()
     if customer is None:
         return refusal(404)
-    report = _metering().report(customer)
-    return data(plain.report(report, with_channels=_visitor().is_operator))
+    report, is_operator = _metering().report(customer), _visitor().is_operator
+    url = url_for(".usage", customer=report.customer if is_operator else None)
+    return data(plain.report(report, action_url=url, with_channels=is_operator))
 
 
 def _read() -> OwnResponse:

@@ -1,6 +1,6 @@
 """What the page of one customer says, section by section: a report, put into words.
 
-Pure; imports the nouns, the reports, how alerts are worded, and this folder's words and figures.
+Pure; imports the nouns, the reports, and this folder's words and figures.
 The templates lay out what stands here and decide nothing.
 """
 
@@ -12,9 +12,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from ..channels import Announcement
 from ..decimals import exactly
-from ..model import Alert, Charge, Level, Meter, Period
+from ..model import Charge, Level, Meter, Period
 from ..projection import TOO_EARLY
 from . import words
 from .figures import Chart, Gauge, chart, gauge
@@ -348,25 +347,19 @@ def _sentence(each: MeterReport, total: Decimal, plan: str | None) -> str:
 
 
 def _notices(report: Report) -> Iterator[NoticeView]:
-    meters = {each.meter.name: each.meter for each in report.meters}
+    meters = {each.meter.name for each in report.meters}
     for notice in report.notices:
         alert = notice.alert
         yield NoticeView(
             identifier=alert.identifier,
             level=alert.level,
-            message=_message(alert, meters),
+            message=report.message(alert),
             raised_at=alert.raised_at,
             meter=alert.meter if alert.meter in meters else None,
             usage=f"{words.quantity(alert.total)} of {words.quantity(alert.included)}",
             is_unread=notice.is_unread,
             outcomes=list(_outcomes(notice)),
         )
-
-
-def _message(alert: Alert, meters: Mapping[str, Meter]) -> str:
-    """As the mail words it; a meter that the catalogue has lost goes by its name."""
-    meter = meters.get(alert.meter)
-    return f"{alert.meter} usage" if meter is None else Announcement(alert, meter).message
 
 
 def _outcomes(notice: Notice) -> Iterator[tuple[str, str]]:

@@ -134,13 +134,14 @@ class SqliteStore(Store):
                 self._calm.notify_all()
 
     def upgrade(self) -> str:
-        lock, engine = self._lock_file(), self._engine()
-        try:
-            with self._translated(), _holding(lock, LOCK_TIMEOUT_S):
-                return self._prepare(lock, engine)
-        finally:
-            engine.dispose()
-            lock.close()
+        with self._translated():
+            lock, engine = self._lock_file(), self._engine()
+            try:
+                with _holding(lock, LOCK_TIMEOUT_S):
+                    return self._prepare(lock, engine)
+            finally:
+                engine.dispose()
+                lock.close()
 
     def check(self) -> None:
         if not self.path.exists():
@@ -240,7 +241,13 @@ class SqliteStore(Store):
             self._opening.release()
 
     def _lock_file(self) -> FileLock:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.path.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise StoreUnavailable(
+                f"{self.path.name}: the folder {folder} cannot be made: {exc.strerror}"
+            ) from exc
         return FileLock(os.open(f"{self.path}-lock", os.O_RDWR | os.O_CREAT, 0o600))
 
     def _connect(self, patience_s: float) -> _Opened:

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..drafts import UsageDraft
-from ..errors import InvalidEvent
 from ..limiting import RateLimiter
 from ..metering import Metering
 from ..model import Customer
@@ -68,8 +67,6 @@ class EnvironCall(Call[Reply]):
             return super().admit()
         except BodyTooLarge:
             return Refusal(413, "Request body too large")
-        except InvalidEvent as exc:
-            return Refusal(400, "Invalid request", exc.messages)
 
     def settle(
         self, draft: UsageDraft, response: Reply, status: int, *, is_streamed: bool = False

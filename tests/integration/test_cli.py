@@ -62,8 +62,9 @@ def test_help_lists_every_command(host: Host) -> None:
     result = run(host, "--help")
     assert result.exit_code == 0
     for command in (
-        *("status", "worker", "usage", "events", "verify", "emulator", "db", "provision"),
+        *("status", "worker", "usage", "bill", "simulate", "events", "verify", "emulator"),
         *("explain", "dead", "adjust", "export", "backfill", "doctor", "selftest"),
+        *("db", "provision"),
     ):
         assert f"\n  {command} " in result.output
 
@@ -516,6 +517,18 @@ class TestDb:
         assert (first.exit_code, second.exit_code) == (0, 0)
         assert first.output == "schema upgraded from nothing to 0001\n"
         assert second.output == "schema 0001 is up to date\n"
+
+    def test_where_no_folder_can_be_made_it_says_so_in_one_line(
+        self, new_host: Callable[..., Host], tmp_path: Path
+    ) -> None:
+        (tmp_path / "file").write_text("where a folder is needed")
+        for folder in (tmp_path / "file", tmp_path / "file" / "deeper", Path("/proc/nope")):
+            host = new_host(C2METER_DATABASE_URL=f"sqlite:///{folder}/c2meter.sqlite")
+            for command in ("db upgrade", "usage cus_1"):
+                result = run(host, *command.split())
+                assert result.exit_code == 1
+                (told,) = result.output.splitlines()
+                assert told.startswith(f"c2meter.sqlite: the folder {folder} cannot be made: ")
 
 
 def test_the_emulator_serves_until_it_is_told_to_stop(tmp_path: Path) -> None:

@@ -115,12 +115,14 @@ class TestJsonLines:
             (json.dumps(line("x", occurred_at="2026-01-15T12:00:00")), "with an offset"),
             (json.dumps(line("x", occurred_at=1768478400)), "occurred_at: must be ISO 8601"),
             (json.dumps(line("x", NOON + timedelta(hours=1))), "is in the future"),
+            (json.dumps(line("x", occurred_at="1969-12-31T23:59:59Z")), "occurred_at: is before"),
             (json.dumps(line("x", properties={"manifest": "m"})), "did you mean 'manifest_id'"),
             (json.dumps(line("x", vale=3)), "did you mean 'value'"),
             (json.dumps(line("x", request_id=7)), "request_id: must be a string"),
             (json.dumps(line("x", properties=[])), "properties: must be an object"),
             ('{"customer": "cus_1"}', "key: is required, so that running this again adds nothing"),
             ("[" * 100_000, "is no JSON"),
+            ('{"properties": ' + '{"a": ' * 40 + "1" + "}" * 41, "is nested deeper than 32 levels"),
             ('{"key": "\udcff"}', "is required"),
         ]
         good = [json.dumps(line("first")), json.dumps(line("last"))]
@@ -286,6 +288,14 @@ class TestCsv:
         row = 'cus_1,sign_operations,a,2026-01-15T12:00:00Z,"{""manifest_id"": ""m-7""}"'
         assert self.apply(host, tmp_path / "old.csv", row, head=head).exit_code == 0
         assert dict(host.event().properties) == {"manifest_id": "m-7"}
+
+    def test_but_nested_no_deeper_than_in_json_lines(self, host: Host, tmp_path: Path) -> None:
+        head = "customer,meter,key,occurred_at,properties"
+        cell = '{""manifest_id"": ' + "[" * 40 + "]" * 40 + "}"
+        row = f'cus_1,sign_operations,a,2026-01-15T12:00:00Z,"{cell}"'
+        result = self.apply(host, tmp_path / "old.csv", row, head=head)
+        assert result.exit_code == 1
+        assert "properties: is nested deeper than 32 levels" in result.stderr
 
     def test_from_a_spreadsheet_with_a_byte_order_mark(self, host: Host, tmp_path: Path) -> None:
         file = tmp_path / "old.csv"

@@ -331,6 +331,28 @@ def test_the_alerts_of_others_cannot_be_marked_and_answer_as_unknown_ones(
     assert unread(alerted, BOB) == 2
 
 
+def test_each_alert_says_in_json_what_the_page_says_and_where_that_is(alerted: Service) -> None:
+    client = alerted.client(ALICE)
+    page = client.get("/billing/usage").text
+    told = client.get("/billing/usage.json").get_json()["alerts"]
+    assert [(each["level"], each["message"], each["unread"]) for each in told] == [
+        ("critical", "Sign Operations usage at 98%", True),
+        ("warning", "Sign Operations usage at 85%", True),
+    ]
+    assert {each["action_url"] for each in told} == {"/billing/usage"}
+    assert all(each["message"] in page for each in told)
+
+
+def test_where_that_is_follows_the_mount_and_leads_an_operator_to_the_customer(
+    alerted: Service,
+) -> None:
+    told = alerted.client(OPERATOR).get(
+        "/billing/usage.json?customer=cus_alice", environ_overrides={"SCRIPT_NAME": "/shop"}
+    )
+    urls = {each["action_url"] for each in told.get_json()["alerts"]}
+    assert urls == {"/shop/billing/usage?customer=cus_alice"}
+
+
 def test_operators_only_look(alerted: Service) -> None:
     client = alerted.client(OPERATOR)
     assert "<form method" not in client.get("/billing/usage?customer=cus_alice").text

@@ -421,6 +421,7 @@ def test_an_alert_of_a_meter_that_is_no_more_is_still_told(tmp_path: Path) -> No
         page = Page(made, ALICE)
     assert "sign_operations usage" in page.text("notices")
     assert "#meter-sign_operations" not in page.html
+    assert page.json["alerts"][0]["message"] == "sign_operations usage"
 
 
 # -- for everybody ---------------------------------------------------------------------------------

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import request
+from flask import Response, request, stream_with_context
 from flask_host import ALICE, BOB, Host, wait_until
 from werkzeug.test import TestResponse
 
-from flask_c2meter import KeyConflict, current_metering, current_usage
+from flask_c2meter import KeyConflict, current_metering, current_usage, metered
 from flask_c2meter.testing import FrozenClock
 
 
@@ -213,6 +213,30 @@ def test_a_key_of_255_bytes_is_kept(host: Host, clock: FrozenClock) -> None:
         assert send(host, "k" * 255, json={}).status_code == 200
         clock.advance(timedelta(hours=25))
     assert host.total("sign_operations") == 2
+
+
+def test_whatever_key_an_event_has_it_can_be_adjusted(host: Host, clock: FrozenClock) -> None:
+    def view() -> Response:
+        def speak() -> Iterator[str]:
+            current_usage.value += 1
+            yield "."
+
+        current_usage.value = 0
+        return Response(stream_with_context(speak()))
+
+    inner = metered("sign_operations", rate_limit=False, properties={"manifest_id": "m-1"})
+    host.route(inner(view), path="/twice")
+    key = "k" * 255
+    for _ in range(2):
+        assert send(host, key, "/twice").status_code == 200
+        clock.advance(timedelta(hours=25))
+    keys = [event.key for event in host.events()]
+    assert {each.split(key)[0].split(":")[0] for each in keys} == {"", "again", "nested", "part"}
+    assert max(map(len, keys)) > 255 + len("part:1:again:nested:2:")
+    for each in keys:
+        host.metering.adjust("cus_alice", "sign_operations", each, "a mistake")
+    assert host.total("sign_operations") == 0
+    assert list(host.metering.store.verify()) == []
 
 
 def test_a_failed_request_leaves_its_key_free(host: Host) -> None:

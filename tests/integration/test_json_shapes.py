@@ -24,6 +24,10 @@ COMMANDS = {
     "Usage": [("usage cus_1 --json", LIST)],
     "Charge": [("bill cus_1 --json", LIST)],
     "Projection": [("project cus_1 --json", MAP)],
+    "Offer": [
+        ("simulate cus_1 --json", LIST),
+        ("simulate --usage verify_operations=2500 --json", LIST),
+    ],
     "Event": [("events --json", LINES)],
     "Notice": [("alerts --json", LIST)],
     "DeadLetter": [("dead list --json", LINES)],

@@ -39,7 +39,7 @@ from flask_c2meter import (
     current_usage,
     metered,
 )
-from flask_c2meter.errors import ConfigError
+from flask_c2meter.errors import ConfigError, StoreUnavailable
 
 
 def done() -> dict[str, bool]:
@@ -71,6 +71,30 @@ class TestTheSteps:
         assert (answer.status_code, answer.json) == (401, {"error": "Unauthorized"})
         assert ran == []
         assert host.events() == []
+
+    @pytest.mark.parametrize("id", ["../x", "cus 1", "ü", "c" * 256])
+    def test_an_id_that_no_customer_can_have_is_400(
+        self, host: Host, ran: list[str], id: str
+    ) -> None:
+        answer = host.client({}).post("/", json={}, headers={"Authorization": id})
+
+        assert answer.status_code == 400
+        assert answer.json is not None and answer.json["error"] == "Invalid request"
+        assert set(answer.json["fields"]) == {"customer"}
+        assert ran == []
+        assert host.events() == []
+
+    @pytest.mark.parametrize("error", [ValueError, KeyError, StoreUnavailable])
+    def test_what_else_the_loader_raises_is_the_hosts(
+        self, host: Host, error: type[Exception]
+    ) -> None:
+        def load() -> Customer:
+            raise error("of the host's own")
+
+        host.app.testing = True
+        host.meter.customer_loader(load)
+        with pytest.raises(error, match="of the host's own"):
+            host.client().post("/", json={})
 
     def test_a_bad_body_is_400_even_when_the_limit_is_reached(
         self, host: Host, ran: list[str]
@@ -197,6 +221,10 @@ class TestBody:
                 {"data": '{"a":' + "[" * 100_000, "content_type": "application/json"}, id="deep"
             ),
             pytest.param(
+                {"data": '{"a":' * 40 + "1" + "}" * 40, "content_type": "application/json"},
+                id="40 levels",
+            ),
+            pytest.param(
                 {"data": '{"a":' + "9" * 10_000 + "}", "content_type": "application/json"},
                 id="a huge number",
             ),
@@ -209,6 +237,19 @@ class TestBody:
 
         assert (answer.status_code, answer.json) == (400, {"error": "Invalid request body"})
         assert host.events() == []
+
+    def test_it_may_have_32_levels_and_no_more(self, host: Host) -> None:
+        class Tree(marshmallow.Schema):
+            a = marshmallow.fields.Raw()
+
+        host.route(done, body="json")
+        host.route(done, path="/tree", body=Tree)
+        for path in ("/", "/tree"):
+            for levels, status in ((32, 200), (33, 400)):
+                body = '{"a":' * levels + "1" + "}" * levels
+                answer = host.client().post(path, data=body, content_type="application/json")
+                assert answer.status_code == status
+        assert len(host.events()) == 2
 
     def test_a_schema_class_validates_and_hands_over_the_result(self, host: Host) -> None:
         class Site(marshmallow.Schema):

@@ -236,6 +236,16 @@ class TestBadInput:
         with pytest.raises(InvalidEvent, match=r"^at: "):
             metering.usage("cus_1", at=moment)
 
+    def test_a_time_before_1970(self, metering: Metering) -> None:
+        tokyo = timezone(timedelta(hours=9))
+        for moment in (
+            datetime(1969, 12, 31, 23, 59, 59, 999_999, UTC),
+            datetime(1970, 1, 1, 8, tzinfo=tokyo),
+        ):
+            with pytest.raises(InvalidEvent, match=r"^occurred_at: is before 1970-01-01"):
+                metering.record("api_calls", "cus_1", occurred_at=moment)
+        assert list(metering.store.verify()) == []
+
     def test_an_unknown_meter(self, metering: Metering) -> None:
         with pytest.raises(UnknownMeter, match="did you mean 'api_calls'") as refused:
             metering.record("api_call", "cus_1")

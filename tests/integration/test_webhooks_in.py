@@ -109,6 +109,7 @@ def test_five_minutes_both_ways_are_now(account: Account, age: timedelta) -> Non
         b'"evt_1"',
         b"null",
         b"[" * 100_000,
+        b'{"id": "evt_1", "type": "a", "livemode": false, "data": %s}' % (b"[" * 60 + b"]" * 60),
         b'{"id": 1, "type": "a", "livemode": false}',
         b'{"id": "", "type": "a", "livemode": false}',
         b'{"id": "evt_1", "livemode": false}',

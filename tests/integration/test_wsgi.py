@@ -266,6 +266,17 @@ class TestWhatTheAppSays:
         assert host.send().status_code == 200
         assert host.events() == []
 
+    def test_a_body_may_have_32_levels_and_no_more(
+        self, new_wsgi_host: Callable[..., WsgiHost]
+    ) -> None:
+        host = new_wsgi_host(meters={"POST /sign": Terms("api_calls", body="json")})
+        for levels, status in ((32, 200), (33, 400)):
+            body = '{"a":' * levels + "1" + "}" * levels
+            answer = host.send(data=body, content_type="application/json")
+            assert answer.status_code == status
+        assert answer.json == {"error": "Invalid request body"}
+        assert len(host.events()) == 1
+
     def test_a_validated_body_is_handed_over(self, new_wsgi_host: Callable[..., WsgiHost]) -> None:
         class Site(marshmallow.Schema):
             domain = marshmallow.fields.String(required=True)
