@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Protocol
 from . import billing
 from .catalogue import Catalogue
 from .config import Config
+from .decimals import exactly
 from .errors import InvalidEvent
 from .model import Charge, Customer, Period, Projection, Usage, check_customer_id
-from .money import exactly
 from .projection import Backtest, backtest
 
 if TYPE_CHECKING:

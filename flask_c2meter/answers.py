@@ -1,6 +1,6 @@
 """What Stripe's answers mean for a shipment: status, code, message and headers -> an outcome.
 
-Pure: imports only :mod:`flask_c2meter.model`, performs no I/O and is told the time. It keeps the
+Pure: imports only :mod:`flask_c2meter.shipment`, performs no I/O and is told the time. It keeps the
 promise that nothing is given up that Stripe may have, and nothing sent that it has for certain:
 only a definite refusal is ``rejected``, only a definite "not processed" is ``retry``.
 

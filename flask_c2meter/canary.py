@@ -69,5 +69,5 @@ def is_delivered(config: Config) -> bool:
 
 
 def patience(config: Config) -> timedelta:
-    """How old the last one may be before something must be broken."""
+    """How old the last one may be; if it is older, something is broken."""
     return timedelta(seconds=max(60, 3 * config.canary_s))

@@ -76,12 +76,7 @@ class Clerk:
         while not self._is_stopping:
             for duty in self._duties:
                 if duty.name not in self._busy and self._is_due(duty):
-                    thread = Thread(
-                        target=self._do, args=(duty,), name=f"c2meter-{duty.name}", daemon=True
-                    )
-                    with self._mutex:
-                        self._busy[duty.name] = thread
-                    thread.start()
+                    self._begin(duty)
             self._woken.wait(POLL_S)
             self._woken.clear()
         self.join()
@@ -99,6 +94,13 @@ class Clerk:
         for duty in self._duties:
             while not self._is_stopping and self._is_due(duty):
                 self._work(duty)
+
+    def _begin(self, duty: Duty) -> None:
+        thread = Thread(target=self._do, args=(duty,), name=f"c2meter-{duty.name}", daemon=True)
+        # One that cannot be started must not count as busy, nor end this one.
+        with self._guard(duty), self._mutex:
+            thread.start()
+            self._busy[duty.name] = thread
 
     def _do(self, duty: Duty) -> None:
         try:

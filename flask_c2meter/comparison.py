@@ -23,7 +23,7 @@ from .summaries import SummaryReader, Totals, Window
 if TYPE_CHECKING:
     from .store.reconciling import LaneBook, Reconciling
 
-#: A minute in which something happens while it is looked at is looked at this often.
+#: How often a minute is looked at that changes meanwhile.
 _LOOKS = 3
 #: So many later deliveries are tried to see whether Stripe is up to date.
 _WITNESSES = 3

@@ -230,15 +230,15 @@ class Courier:
 
         :return: why the store could not be used; it is to be tried again later.
         """
+        trouble = self._replay_spill()
         try:
-            self._replay_spill()
             if self._may_deliver():
                 self._visit(self._capacity())
             self._do_chores()
         except StoreUnavailable as exc:
             logger.warning("delivery_waits_for_store", error=exc)
             return exc
-        return None
+        return trouble
 
     def _wait(self, longest_s: float) -> None:
         """Wait for outcomes, a wake-up or the time to send more; gather what comes close."""
@@ -436,11 +436,19 @@ class Courier:
         self._chores[chore] = now_s
         return True
 
-    def _replay_spill(self) -> None:
-        if not self._spill.is_empty:
+    def _replay_spill(self) -> StoreUnavailable | None:
+        """Record what was spilled; why it could not be, which need not keep deliveries waiting."""
+        if self._spill.is_empty:
+            return None
+        try:
             recorded = self._spill.replay(self._store.append_replayed)
-            if recorded:
-                logger.warning("spilled_events_recorded", events=recorded)
+        except StoreUnavailable as exc:
+            if self._is_time("spill", COMPLAIN_S):
+                logger.warning("spilled_events_wait", error=exc)
+            return exc
+        if recorded:
+            logger.warning("spilled_events_recorded", events=recorded)
+        return None
 
     def _is_held(self) -> bool:
         return any(hold.meter == ALL for hold in self._holds)

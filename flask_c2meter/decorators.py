@@ -53,9 +53,8 @@ def metered(
 
     Answers 401 without a customer, 400 for a bad body, 409 for a reused ``Idempotency-Key``, 402
     where usage over the plan is blocked, 429 over the rate limit, 503 while usage cannot be
-    recorded; otherwise runs the view and records its
-    usage if it succeeded. ``HEAD`` and ``OPTIONS`` requests, exceptions and responses other than
-    2xx are not billed.
+    recorded; otherwise runs the view and records its usage if it succeeded. ``HEAD`` and
+    ``OPTIONS`` requests, exceptions and responses other than 2xx are not billed.
 
     Several on one view each count; ``current_usage`` is then the innermost's, so that the others
     take their *value* and *properties* from here.

@@ -13,7 +13,7 @@ from .cli import c2meter_group
 from .config import Config
 from .errors import SetupError
 from .globals import EXTENSION, AppState, app_state
-from .headers import HeaderPolicy, RequestFacts
+from .headers import HeaderPolicy
 from .hooks import (
     CustomerLoader,
     DashboardAuth,
@@ -24,6 +24,7 @@ from .hooks import (
     SubscriptionLoader,
 )
 from .metering import Metering
+from .operation import facts_of
 from .process import Host
 from .ratelimit import build_limiter
 
@@ -176,19 +177,9 @@ class C2Meter:
         return sender
 
 
-def _facts() -> RequestFacts:
-    environ = request.environ
-    return RequestFacts(
-        method=environ["REQUEST_METHOD"],
-        is_https=environ["wsgi.url_scheme"] == "https",
-        origin=environ.get("HTTP_ORIGIN"),
-        requested_method=environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"),
-    )
-
-
 def _answer_preflight() -> Response | None:
     """200 for a CORS preflight of a listed origin; everything else goes on."""
-    if request.method == "OPTIONS" and app_state().headers.answers(_facts()):
+    if request.method == "OPTIONS" and app_state().headers.answers(facts_of(request.environ)):
         return Response(status=200)
     return None
 
@@ -200,7 +191,8 @@ def _add_headers(response: Any) -> Any:
     something else in the place of the response: then it goes out as it is.
     """
     try:
-        for name, text in app_state().headers.additions(_facts(), response.headers):
+        facts = facts_of(request.environ)
+        for name, text in app_state().headers.additions(facts, response.headers):
             response.headers[name] = text
     except Exception:
         logger.exception("headers_not_added", response=type(response).__name__)

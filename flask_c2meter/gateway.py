@@ -226,20 +226,10 @@ class Gateway:
             reach("after_send")
         return answers.DELIVERED if is_receipt(answer) else answers.NO_RECEIPT
 
-    def total(self, meter: str, customer: str, start: datetime, end: datetime) -> Decimal:
-        """What Stripe has counted so far for *customer* in ``[start, end)``, in wire units.
-
-        Stripe aggregates later than it answers, without a stated bound.
-
-        :param start: a whole minute, as is *end*.
-        :raises GatewayError: Stripe cannot be read or has no such meter (reason ``no_meter``).
-        """
-        return sum(self.totals(meter, customer, start, end).values(), Decimal(0))
-
     def minute_total(self, meter: str, customer: str, minute: datetime) -> int | None:
         """What Stripe has counted so far in one *minute*, in wire units; None = nothing seen.
 
-        :raises GatewayError: as :meth:`total`; also for a fraction, which cannot be ours alone.
+        :raises GatewayError: as :meth:`totals`; also for a fraction, which cannot be ours alone.
         """
         counted = self._summaries(meter, customer, minute, minute + _MINUTE)
         total = sum((each for _, each in counted), Decimal(0))
@@ -255,11 +245,13 @@ class Gateway:
         end: datetime,
         window: Literal["hour", "day"] | None = None,
     ) -> dict[datetime, Decimal]:
-        """What Stripe has counted so far, by the beginning of each window with usage.
+        """What Stripe has counted so far in wire units, by the beginning of each window with usage.
+
+        Stripe aggregates later than it answers, without a stated bound.
 
         :param start: a whole minute, hour or UTC day, as is *end*.
         :param window: None = the whole of ``[start, end)`` is one.
-        :raises GatewayError: as :meth:`total`.
+        :raises GatewayError: Stripe cannot be read or has no such meter (reason ``no_meter``).
         """
         return dict(self._summaries(meter, customer, start, end, window))
 

@@ -21,7 +21,7 @@ from .config import Config
 from .errors import InvalidEvent
 from .hooks import StorageLoader
 from .measurements import METER, STORAGE, Finding, Judge, name_of
-from .model import JobResult, StorageMeasurement, UsageEvent
+from .model import MAX_AGE, JobResult, StorageMeasurement, UsageEvent
 from .owners import is_gone, new_owner
 from .puller import LoaderFailed, Puller
 from .schedule import Schedule
@@ -36,8 +36,6 @@ logger: logs.Log = logs.logger(__name__)
 
 #: A step takes about so long at most.
 STEP_S = 1.0
-#: Stripe takes no usage that is older.
-OLDEST = timedelta(days=35)
 
 _DAY = timedelta(days=1)
 
@@ -124,8 +122,8 @@ class StorageJob:
         :raises InvalidEvent: the day is to come, or so long ago that Stripe takes nothing.
         """
         today = self.today
-        if not today - OLDEST < order.day <= today:
-            oldest = today - OLDEST + _DAY
+        if not today - MAX_AGE < order.day <= today:
+            oldest = today - MAX_AGE + _DAY
             raise InvalidEvent({"day": f"{order.day} is not within {oldest} and {today} (UTC)"})
         now = self.config.clock()
         lease = self.store.jobs.take(STORAGE, self._owner, now, self.lease, is_gone)

@@ -49,7 +49,7 @@ class Keys:
     ) -> str:
         """The event key for a request with *client_key*: the same one for a repeated request.
 
-        :param use: the how-manieth operation of this meter it is within its request.
+        :param use: which operation of this meter it is within its request, counted from 1.
         :raises InvalidEvent: the key is too long, has control characters or is reserved.
         :raises KeyConflict: within 24 hours the key was used with another request.
         """
@@ -97,7 +97,7 @@ class Keys:
 def request_key(client_key: str, use: int) -> str:
     """The event key of a request with the client's *client_key*, when it is new.
 
-    :param use: the how-manieth operation of its meter it is within its request.
+    :param use: which operation of its meter it is within its request, counted from 1.
     :raises InvalidEvent: the key is too long, has control characters or is reserved.
     """
     check_client_key("Idempotency-Key", client_key)

@@ -42,19 +42,11 @@ _REDIS_OPTIONS: dict[str, Any] = {
 }
 
 
-def identify(customer: Customer | None, peer: str | None = None) -> str:
-    """Whom a limit counts: the customer and its user, hashed, so that no id leaves for the storage.
-
-    :param customer: the authenticated one; None = nobody is, and *peer* is counted.
-    :param peer: its address as the WSGI server or ``ProxyFix`` says. Never a raw header, which
-        anybody can vary.
-    """
-    if customer is None:
-        facts = ("peer", peer or "")
-    else:
-        facts = (customer.id, customer.user_id or customer.id)
+def identify(customer: Customer) -> str:
+    """Whom a limit counts: *customer* and its user, hashed: no id leaves for the storage."""
     # Ids contain no control characters, so no two pairs join to the same text.
-    return blake2b("\0".join(facts).encode(), digest_size=16).hexdigest()
+    pair = f"{customer.id}\0{customer.user_id or customer.id}"
+    return blake2b(pair.encode(), digest_size=16).hexdigest()
 
 
 @lru_cache(maxsize=1024)
@@ -115,12 +107,11 @@ class RateLimiter:
         """True while the storage fails and this process enforces its share of each limit."""
         return self._retry_at > 0
 
-    def hit(self, meter: str, rule: str | None, user: str, cost: int = 1) -> Decision | None:
-        """Take *cost* units of what *user* may use of *meter*, or refuse and take nothing.
+    def hit(self, meter: str, rule: str | None, user: str) -> Decision | None:
+        """Take one unit of what *user* may use of *meter*, or refuse and take nothing.
 
         :param rule: Flask-Limiter's notation; each of several limits must allow it.
         :param user: from :func:`identify`.
-        :param cost: at least 1; more than the limit itself is never allowed.
         :return: None = there is no limit: no rule, or ``RATELIMIT_ENABLED`` is false.
         :raises ConfigError: the rule cannot be read.
         """
@@ -130,20 +121,20 @@ class RateLimiter:
         whom = f"{self._prefix}/{meter}/{user}"
         substitute = self._substitute
         if substitute is None:
-            return _decide(self._shared, limits, whom, cost)
+            return _decide(self._shared, limits, whom)
         if self._may_ask_storage():
             try:
                 for _ in range(substitute.take_owed(limits, whom)):
-                    _decide(self._shared, limits, whom, 1)
-                decision = _decide(self._shared, limits, whom, cost)
+                    _decide(self._shared, limits, whom)
+                decision = _decide(self._shared, limits, whom)
             except self._outage as exc:
                 self._storage_failed(exc, substitute)
             else:
                 self._storage_worked()
                 if decision.allowed:
-                    substitute.note(limits, whom, cost)
+                    substitute.note(limits, whom)
                 return decision
-        return substitute.decide(limits, whom, cost)
+        return substitute.decide(limits, whom)
 
     def headers(self, decision: Decision) -> list[tuple[str, str]]:
         """The headers to send with *decision*."""
@@ -261,22 +252,20 @@ def _outage_errors(strategy: Strategy | None) -> tuple[type[Exception], ...]:
     return (StorageError, OSError, *(known if isinstance(known, tuple) else (known,)))
 
 
-def _decide(
-    strategy: Strategy, limits: tuple[RateLimitItem, ...], whom: str, cost: int
-) -> Decision:
+def _decide(strategy: Strategy, limits: tuple[RateLimitItem, ...], whom: str) -> Decision:
     """Take from each limit, or from none: only a race between the two rounds may cost a unit."""
     if len(limits) == 1:
         if isinstance(strategy.storage, MovingWindowStorage):
-            return strategy.storage.decide(limits[0], whom, cost)
-        allowed = strategy.hit(limits[0], whom, cost=cost)
+            return strategy.storage.decide(limits[0], whom, 1)
+        allowed = strategy.hit(limits[0], whom)
         return _decision(strategy, limits[0], whom, allowed)
-    allowed = all(strategy.test(limit, whom, cost=cost) for limit in limits) and all(
-        strategy.hit(limit, whom, cost=cost) for limit in limits
+    allowed = all(strategy.test(limit, whom) for limit in limits) and all(
+        strategy.hit(limit, whom) for limit in limits
     )
     decisions = [_decision(strategy, limit, whom, allowed) for limit in limits]
     if allowed:
         return min(decisions, key=lambda decision: decision.remaining)
-    full = [decision for decision in decisions if decision.remaining < cost]
+    full = [decision for decision in decisions if not decision.remaining]
     return max(full or decisions, key=lambda decision: decision.reset_at)
 
 

@@ -1,9 +1,9 @@
 """Judging what a ``storage_loader`` says: the event it makes, or why it is not believed.
 
-Imports only :mod:`~flask_c2meter.model`, :mod:`~flask_c2meter.errors` and
-:mod:`~flask_c2meter.schemas`; does nothing but log. The promise: what leaves here is exact to the
-meter's precision and never less than was measured; what is no quantity, or not plausible, is
-refused with its reason and never becomes 0 GB.
+Pure; imports only :mod:`~flask_c2meter.model`, :mod:`~flask_c2meter.decimals`,
+:mod:`~flask_c2meter.errors` and :mod:`~flask_c2meter.schemas`. The promise: what leaves here is
+exact to the meter's precision and never less than was measured; what is no quantity, or not
+plausible, is refused with its reason and never becomes 0 GB.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_CEILING, ROUND_HALF_UP, Context, Decimal, Inexact, InvalidOperation
+from decimal import ROUND_CEILING, ROUND_HALF_UP, Decimal, Inexact, InvalidOperation
 from functools import reduce
 from typing import Any
 
+from .decimals import own_context
 from .errors import InvalidEvent, show
 from .model import Customer, Meter, StorageMeasurement, UsageEvent, check_customer_id
 from .schemas import EventSchema, ValidEvent, check_quantity
@@ -29,10 +30,10 @@ _PARTS = ("storage_gb", "evidence_gb", "manifest_gb", "backup_gb")
 _LONGEST = 300
 #: Decimal places that are kept of a part, for whoever asks later: a gigabyte has so many bytes.
 _KEPT = Decimal(1).scaleb(-9)
-# Contexts of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=100, traps=[Inexact, InvalidOperation])
-_UP = Context(prec=100, rounding=ROUND_CEILING, traps=[InvalidOperation])
-_FIFTEEN_DIGITS = Context(prec=15, rounding=ROUND_HALF_UP, traps=[InvalidOperation])
+_EXACT = own_context(100, Inexact, InvalidOperation)
+_UP = own_context(100, InvalidOperation, rounding=ROUND_CEILING)
+_HALF_UP = own_context(100, InvalidOperation, rounding=ROUND_HALF_UP)
+_FIFTEEN_DIGITS = own_context(15, InvalidOperation, rounding=ROUND_HALF_UP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,4 +209,4 @@ def _to_bytes(part: Decimal) -> Decimal:
     exponent: Any = part.as_tuple().exponent
     if exponent >= -9:
         return part
-    return part.quantize(_KEPT, context=Context(prec=100, rounding=ROUND_HALF_UP))
+    return part.quantize(_KEPT, context=_HALF_UP)

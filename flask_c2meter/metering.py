@@ -202,9 +202,8 @@ class Metering:
             return False
         emit(usage_recorded, self._sender, event=event)
         self._wake_worker()
-        for flag in event.flags[-1:]:
-            if flag != "reserved":
-                self._tell_of_flags(operation, event, valid.wrong, flag)
+        if event.flags and (worst := event.flags[-1]) != "reserved":
+            self._tell_of_flags(operation, event, valid.wrong, worst)
         return True
 
     @property

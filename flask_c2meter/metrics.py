@@ -39,7 +39,7 @@ from .vitals import Vitals
 #: counters go back, when a process with an older reading answers after another one.
 CACHE_S = 5.0
 
-_QUANTILES = ((("0.5"), "p50"), ("0.99", "p99"), ("1", "longest"))
+_QUANTILES = (("0.5", "p50"), ("0.99", "p99"), ("1", "longest"))
 
 
 class Collector:

@@ -1,9 +1,9 @@
 """The nouns: frozen values that every other module passes around.
 
-Imports only :mod:`flask_c2meter.errors`, performs no I/O and knows no clock. Quantities come in two
-forms and never as floats: a ``value`` is a :class:`~decimal.Decimal` in the meter's unit (1.5 GB),
-``units`` are the same as an integer of ``10**-precision`` of it (1500 MB), which is what is stored,
-added and sent.
+Imports only :mod:`~flask_c2meter.errors` and :mod:`~flask_c2meter.decimals`, performs no I/O and
+knows no clock. Quantities come in two forms and never as floats: a ``value`` is a
+:class:`~decimal.Decimal` in the meter's unit (1.5 GB), ``units`` are the same as an integer of
+``10**-precision`` of it (1500 MB), which is what is stored, added and sent.
 """
 
 from __future__ import annotations
@@ -14,21 +14,27 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
-from decimal import Context, Decimal
+from decimal import Decimal
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Literal
 
+from .decimals import EXACT
 from .errors import InvalidEvent
-
-# Of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=60)
 
 #: Tells the time: aware, UTC. One clock is injected per app; everything asks it.
 Clock = Callable[[], datetime]
 
 #: Largest quantity of one event or shipment, in wire units: Stripe takes 15 significant digits.
 MAX_UNITS = 10**15 - 1
+
+#: Stripe takes usage, and corrections of it, from this far back.
+MAX_AGE: timedelta = timedelta(days=35)
+
+#: Of moments in milliseconds, see :func:`to_ms`.
+MINUTE_MS: int = 60_000
+HOUR_MS: int = 60 * MINUTE_MS
+DAY_MS: int = 24 * HOUR_MS
 
 #: Longest id, key or identifier, in bytes.
 MAX_ID_BYTES = 255
@@ -212,11 +218,11 @@ class Meter:
 
     def to_units(self, value: Decimal) -> int:
         """*value* in wire units; the caller has checked its decimal places."""
-        return int(value.scaleb(self.precision, _EXACT))
+        return int(value.scaleb(self.precision, EXACT))
 
     def to_value(self, units: int) -> Decimal:
         """The inverse of :meth:`to_units`."""
-        return Decimal(units).scaleb(-self.precision, _EXACT)
+        return Decimal(units).scaleb(-self.precision, EXACT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +282,7 @@ class UsageEvent:
     @property
     def value(self) -> Decimal:
         """Quantity in the meter's unit."""
-        return Decimal(self.units).scaleb(-self.precision, _EXACT)
+        return Decimal(self.units).scaleb(-self.precision, EXACT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,17 +1,13 @@
-"""Money: computed exactly, and as people read it. Pure; imports nothing of the package.
+"""Money as people read it. Pure; imports only :mod:`~flask_c2meter.decimals`.
 
 Everything else of this package counts in minor units; here, and only here, they become major ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from decimal import Context, Decimal, localcontext
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from decimal import Decimal
 
-P = ParamSpec("P")
-R = TypeVar("R")
+from .decimals import EXACT
 
 #: Currencies whose minor unit is the currency itself, and those with a thousand of them.
 #: Source: docs.stripe.com/currencies.
@@ -22,20 +18,6 @@ _PLACES = {
 
 _SYMBOLS = {"usd": "$", "eur": "€", "gbp": "£", "jpy": "¥"}
 
-# Of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=60)
-
-
-def exactly(function: Callable[P, R]) -> Callable[P, R]:
-    """*function*, computing with every digit whatever the thread's decimal context is."""
-
-    @wraps(function)
-    def compute(*args: P.args, **kwargs: P.kwargs) -> R:
-        with localcontext(_EXACT):
-            return function(*args, **kwargs)
-
-    return compute
-
 
 def major(amount: Decimal, currency: str) -> Decimal:
     """*amount* in major units: 2,000 cents are 20.00 dollars.
@@ -44,9 +26,7 @@ def major(amount: Decimal, currency: str) -> Decimal:
     :param currency: three lower-case letters.
     """
     places = _PLACES.get(currency, 2)
-    return amount.scaleb(-places, context=_EXACT).quantize(
-        Decimal(1).scaleb(-places), context=_EXACT
-    )
+    return amount.scaleb(-places, context=EXACT).quantize(Decimal(1).scaleb(-places), context=EXACT)
 
 
 def written(amount: Decimal, currency: str) -> str:
@@ -63,7 +43,7 @@ def rate(amount: Decimal, currency: str) -> str:
     :param amount: minor units, >= 0.
     """
     places = _PLACES.get(currency, 2)
-    exact = amount.scaleb(-places, context=_EXACT).normalize(_EXACT)
+    exact = amount.scaleb(-places, context=EXACT).normalize(EXACT)
     if exact.as_tuple().exponent > -places:  # type: ignore[operator]
         return written(amount, currency)
     symbol = _SYMBOLS.get(currency)

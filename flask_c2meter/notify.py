@@ -28,7 +28,7 @@ logger: logs.Log = logs.logger(__name__)
 
 #: An outcome is offered to a store out of order so many times, then again at each turn.
 TRIES = 3
-#: After the store was out of order, others that have announced are left so long to say so.
+#: After the store was out of order, those who have announced meanwhile get this long to say so.
 SETTLING_S = 15.0
 #: An alert that could not be announced for so long is of no use any more.
 PATIENCE = timedelta(hours=24)

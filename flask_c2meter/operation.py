@@ -23,6 +23,7 @@ from . import logs
 from .drafts import Operation, UsageDraft
 from .errors import CorruptStore, InvalidEvent, KeyConflict, StoreUnavailable
 from .growth import Growth, may_grow, reserving
+from .headers import RequestFacts
 from .limiting import RateLimiter, identify
 from .metering import Metering
 from .model import Customer, check_text, new_id
@@ -82,6 +83,16 @@ def method_of(environ: Mapping[str, Any]) -> str:
     return method
 
 
+def facts_of(environ: Mapping[str, Any]) -> RequestFacts:
+    """What the security and CORS headers of its response depend on."""
+    return RequestFacts(
+        method=method_of(environ),
+        is_https=environ["wsgi.url_scheme"] == "https",
+        origin=environ.get("HTTP_ORIGIN"),
+        requested_method=environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"),
+    )
+
+
 def is_preflight(environ: Mapping[str, Any]) -> bool:
     """Whether a browser asks for permission first; it sends no credentials with that."""
     return "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ and method_of(environ) == "OPTIONS"
@@ -134,7 +145,7 @@ class Call(ABC, Generic[R]):
 
     @abstractmethod
     def use_of(self, client_key: str) -> int:
-        """The how-manieth operation of its meter, 1 and up, has *client_key* in this request."""
+        """Which operation of its meter with *client_key* this is in its request, counted from 1."""
 
     @abstractmethod
     def fingerprint(self) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from .model import EVERY_METER, Period, Subscription, SubscriptionItem
+from .model import EVERY_METER, MAX_AGE, Period, Subscription, SubscriptionItem
 
 #: A subscription in one of these states bills nothing any more.
 ENDED = frozenset({"canceled", "incomplete_expired"})
@@ -27,10 +27,8 @@ DROPPED = "dropped"
 #: Which of several subscriptions speaks for the customer: the first of these.
 _STATUS_ORDER = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete")
 
-#: Stripe takes usage up to 35 days old: so of the cycles before the first known one, these matter,
+#: So many cycles before the first known one may matter: see :data:`~flask_c2meter.model.MAX_AGE`.
 _EARLIER_CYCLES = 2
-#: and of subscriptions that had ended before they were known, those that did so since.
-_MATTERS_FOR = timedelta(days=35)
 
 _TICK = datetime.resolution
 
@@ -287,15 +285,8 @@ def finalise(
     for meter in (EVERY_METER, *sorted(history.meters)):
         for known in history.billed_with(meter, cycle_end - _TICK):
             is_its = subscription is None or known.subscription in (None, subscription)
-            if (
-                is_its
-                and known.is_billed
-                and (known.cycle.end, known.finalized_at)
-                == (
-                    cycle_end,
-                    None,
-                )
-            ):
+            is_open = known.cycle.end == cycle_end and known.finalized_at is None
+            if is_its and is_open and known.is_billed:
                 learnt.append(_again(known, meter, at, finalized_at=at))
     return learnt
 
@@ -355,8 +346,8 @@ class _Mind:
         for meter in (EVERY_METER, *sorted(subscription.items)):
             item = subscription.items.get(meter) or SubscriptionItem(subscription.period)
             start = item.period.start
-            if start >= end or end <= self._at - _MATTERS_FOR:
-                continue
+            if start >= end or end <= self._at - MAX_AGE:
+                continue  # what was used in it, Stripe takes no more
             term = self._term(meter, subscription, item)
             known = self._history.at(meter, end - _TICK)
             is_its = known.subscription == subscription.id

@@ -1,8 +1,8 @@
 """What the usage of a period will be at its end: extrapolated by weekday, with a range.
 
-Pure; imports only :mod:`flask_c2meter.model`. The promise: what is used already is never projected
-away, a period that is over is exact, the future is never looked at, and neither a float nor the
-host's :mod:`decimal` context touches a number.
+Pure; imports only :mod:`~flask_c2meter.model` and :mod:`~flask_c2meter.decimals`. The promise: what
+is used already is never projected away, a period that is over is exact, the future is never looked
+at, and neither a float nor the host's :mod:`decimal` context touches a number.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, InvalidOperation, localcontext
+from decimal import ROUND_HALF_UP, Decimal, DivisionByZero, InvalidOperation, localcontext
 
+from .decimals import not_negative, own_context
 from .model import Aggregation, Period, Projection
 
 #: The beginning of a period, during which it is too early to say.
@@ -46,17 +47,7 @@ _EVEN = (Decimal(1),) * 7
 # Student's 90 % quantile with n degrees of freedom, in powers of 1 / n.
 _STUDENT = (Decimal("1.28155"), Decimal("0.84658"), Decimal("0.57089"), Decimal("0.25852"))
 
-# Spelled out in full: what is left out comes from decimal.DefaultContext, which is the host's.
-_OWN = Context(
-    prec=100,
-    rounding=ROUND_HALF_UP,
-    Emin=-999_999,
-    Emax=999_999,
-    capitals=1,
-    clamp=0,
-    flags=[],
-    traps=[InvalidOperation, DivisionByZero],
-)
+_OWN = own_context(100, InvalidOperation, DivisionByZero, rounding=ROUND_HALF_UP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +109,7 @@ def project(
     :raises TypeError: a quantity is not a ``Decimal``.
     :raises ValueError: a quantity is negative or not finite.
     """
-    as_it_is = Projection(_checked("total", total), low=total, high=total)
+    as_it_is = Projection(not_negative("total", total), low=total, high=total)
     if now >= period.end:
         return as_it_is
     if now - period.start < TOO_EARLY:
@@ -180,7 +171,7 @@ class _History:
 def _history(days: Mapping[date, Decimal], today: date) -> _History:
     first = max(min(days, default=today), today - HISTORY_DAYS * _DAY)
     span = [first + number * _DAY for number in range((today - first).days)]
-    used = [_checked(f"days[{day}]", days.get(day, _ZERO)) for day in span]
+    used = [not_negative(f"days[{day}]", days.get(day, _ZERO)) for day in span]
     if len(used) < RANGE_FROM or not any(used):
         return _History(len(used))
     if len(used) < WEEKDAYS_FROM:
@@ -259,12 +250,3 @@ def _parts(start: datetime, end: datetime) -> Iterator[tuple[date, int]]:
 
 def _us(duration: timedelta) -> int:
     return duration // _MICROSECOND
-
-
-def _checked(name: str, quantity: Decimal) -> Decimal:
-    """*quantity* itself if it can be usage."""
-    if not isinstance(quantity, Decimal):
-        raise TypeError(f"{name} must be a Decimal, not {type(quantity).__name__}")
-    if not quantity.is_finite() or quantity < 0:
-        raise ValueError(f"{name} = {quantity} must be a number >= 0")
-    return quantity

@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from . import wares
 from .catalogue import Catalogue
+from .decimals import exactly
 from .errors import CatalogueError
 from .model import Meter
-from .money import exactly
 from .stripe_objects import VALUE_KEY, Object, lookup_key
 from .stripe_prices import StripePrice, price_of
 from .wares import product_id

@@ -46,9 +46,9 @@ class FlaskRateLimiter(RateLimiter):
         """The same; None also while the host has switched its limiter off."""
         return super().is_shared if self._limiter.enabled else None
 
-    def hit(self, meter: str, rule: str | None, user: str, cost: int = 1) -> Decision | None:
+    def hit(self, meter: str, rule: str | None, user: str) -> Decision | None:
         """The same, unless the host has switched its limiter off meanwhile."""
-        return super().hit(meter, rule, user, cost) if self._limiter.enabled else None
+        return super().hit(meter, rule, user) if self._limiter.enabled else None
 
     def headers(self, decision: Decision) -> list[tuple[str, str]]:
         """The headers to send with *decision*, within its request.

@@ -1,16 +1,17 @@
 """Turning usage into money: included quantity, overage, flat, graduated and volume prices.
 
-Pure; imports only :mod:`~flask_c2meter.model` and :mod:`~flask_c2meter.errors`. The promise: every
-amount is exact until it is rounded, and it is rounded once, where an invoice line is made. No float
-comes in or out, the host's :mod:`decimal` context changes nothing, and what cannot be priced
-raises: no error ever becomes cost 0.
+Pure; imports only :mod:`~flask_c2meter.model`, :mod:`~flask_c2meter.decimals` and
+:mod:`~flask_c2meter.errors`. The promise: every amount is exact until it is rounded, and it is
+rounded once, where an invoice line is made. No float comes in or out, the host's :mod:`decimal`
+context changes nothing, and what cannot be priced raises: no error ever becomes cost 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import ROUND_HALF_UP, Context, Decimal, DivisionByZero, Inexact, InvalidOperation
+from decimal import ROUND_HALF_UP, Decimal, DivisionByZero, Inexact, InvalidOperation
 
+from .decimals import not_negative, own_context
 from .errors import CatalogueError, show
 from .model import Price, Tier
 
@@ -18,24 +19,10 @@ _ZERO = Decimal(0)
 _ONE = Decimal(1)
 
 
-def _context(*traps: type[Inexact] | type[InvalidOperation] | type[DivisionByZero]) -> Context:
-    # Spelled out in full: what is left out comes from decimal.DefaultContext, which is the host's.
-    return Context(
-        prec=100,
-        rounding=ROUND_HALF_UP,
-        Emin=-999_999,
-        Emax=999_999,
-        capitals=1,
-        clamp=0,
-        flags=[],
-        traps=list(traps),
-    )
-
-
 # 15 digits of units times 15 digits and 12 places of price leave much of the 100 digits unused: a
 # result that does not fit is a fault and raises.
-_EXACT = _context(InvalidOperation, DivisionByZero, Inexact)
-_ROUNDING = _context(InvalidOperation, DivisionByZero)
+_EXACT = own_context(100, InvalidOperation, DivisionByZero, Inexact)
+_ROUNDING = own_context(100, InvalidOperation, DivisionByZero, rounding=ROUND_HALF_UP)
 
 
 def overage(total: Decimal, included: Decimal | None) -> Decimal:
@@ -47,8 +34,8 @@ def overage(total: Decimal, included: Decimal | None) -> Decimal:
     :raises TypeError: a quantity is not a ``Decimal``.
     :raises ValueError: a quantity is negative or not finite.
     """
-    used = _checked("total", total)
-    if included is None or used <= _checked("included", included):
+    used = not_negative("total", total)
+    if included is None or used <= not_negative("included", included):
         return _ZERO
     return _EXACT.subtract(used, included)
 
@@ -67,14 +54,14 @@ def amount(price: Price, units: Decimal) -> Decimal:
     :raises TypeError: *units* or an amount of the price is not a ``Decimal``.
     :raises ValueError: one of them is negative or not finite.
     """
-    _checked("units", units)
+    not_negative("units", units)
     if price.mode == "graduated":
         return graduated(units, price.tiers)
     if price.mode == "volume":
         return volume(units, price.tiers)
     if price.mode != "flat" or price.unit_amount is None:
         raise CatalogueError(f"{show(price)} has no rate: a flat price needs a unit_amount")
-    return _EXACT.multiply(units, _checked("unit_amount", price.unit_amount))
+    return _EXACT.multiply(units, not_negative("unit_amount", price.unit_amount))
 
 
 def line_amount(price: Price | None, units: Decimal) -> Decimal | None:
@@ -105,7 +92,7 @@ def rounded(exact: Decimal) -> Decimal:
 
     :param exact: minor units, >= 0.
     """
-    return _checked("amount", exact).quantize(_ONE, context=_ROUNDING)
+    return not_negative("amount", exact).quantize(_ONE, context=_ROUNDING)
 
 
 def graduated(units: Decimal, tiers: Sequence[Tier]) -> Decimal:
@@ -157,25 +144,16 @@ def _check_tiers(tiers: Sequence[Tier]) -> None:
     """The catalogue has checked its own; a price made in code comes here first."""
     below = _ZERO
     for number, tier in enumerate(tiers):
-        _checked(f"tiers[{number}].unit_amount", tier.unit_amount)
-        _checked(f"tiers[{number}].flat_amount", tier.flat_amount)
+        not_negative(f"tiers[{number}].unit_amount", tier.unit_amount)
+        not_negative(f"tiers[{number}].flat_amount", tier.flat_amount)
         is_last = number == len(tiers) - 1
         if (tier.up_to is None) is not is_last:
             raise CatalogueError(f"tiers[{number}].up_to = {tier.up_to}: only the last is open")
         if tier.up_to is not None:
-            if _checked(f"tiers[{number}].up_to", tier.up_to) <= below:
+            if not_negative(f"tiers[{number}].up_to", tier.up_to) <= below:
                 raise CatalogueError(
                     f"tiers[{number}].up_to = {tier.up_to}: tiers overlap, list them ascending"
                 )
             below = tier.up_to
     if not tiers:
         raise CatalogueError("a graduated or volume price needs tiers; the last one is open")
-
-
-def _checked(name: str, number: Decimal) -> Decimal:
-    """*number* itself if it can be a quantity or an amount."""
-    if not isinstance(number, Decimal):
-        raise TypeError(f"{name} must be a Decimal, not {type(number).__name__}")
-    if not number.is_finite() or number < 0:
-        raise ValueError(f"{name} = {number} must be a number >= 0")
-    return number

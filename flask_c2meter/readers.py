@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import Decimal, Inexact, InvalidOperation
 from typing import Any, TypeVar
 
+from .decimals import own_context
 from .errors import CatalogueError, CatalogueTypeError, did_you_mean, show
 from .model import MAX_UNITS
 
@@ -23,7 +24,7 @@ Reader = Callable[[str, Any], T]
 Builder = Callable[[str, str, Any], T]
 
 _DECIMAL_TEXT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,15})?", re.ASCII)
-_EXACT = Context(prec=40, traps=[Inexact, InvalidOperation])
+_EXACT = own_context(40, Inexact, InvalidOperation)
 
 
 def text(path: str, value: Any) -> str:

@@ -15,18 +15,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .comparison import Comparison, Lane
 from .jury import Jury
-from .model import Clock
+from .model import MAX_AGE, Clock
 from .reconciliation import Difference
 from .store import RECONCILED
 from .summaries import SummaryReader
+from .targets import share
 
 if TYPE_CHECKING:
     from .gateway import Gateway
     from .store import Store
     from .store.reconciling import LaneBook
-
-#: Stripe takes usage, and so corrections, from this far back.
-REACH = timedelta(days=35)
 
 _DAY = timedelta(days=1)
 
@@ -54,10 +52,7 @@ class Tally:
     @property
     def accuracy(self) -> Decimal | None:
         """The share of hours that agree, 0 to 1, rounded down; None = there are none."""
-        if not self.hours:
-            return None
-        share = (self.hours - self.differing_hours) * 100_000 // self.hours
-        return Decimal(f"{share // 100_000}.{share % 100_000:05d}")
+        return share(self.hours - self.differing_hours, self.hours)
 
 
 class Scope(NamedTuple):
@@ -115,7 +110,7 @@ class Reconciler:
         :param with_idle: ask about customers without usage, too, as is done of a single one.
         """
         now = self._clock()
-        start = _day_of(now - REACH if since is None else since)
+        start = _day_of(now - MAX_AGE if since is None else since)
         # A day more: Stripe takes usage up to five minutes ahead.
         end = _day_of((now if until is None else until) + _DAY)
         return Scope(start, end, customer, with_idle or customer is not None)
@@ -181,7 +176,7 @@ class Reconciler:
 
     def _is_too_narrow(self, scope: Scope) -> bool:
         """Whether differences are known that *scope* does not reach."""
-        if scope.start <= _day_of(self._clock() - REACH):
+        if scope.start <= _day_of(self._clock() - MAX_AGE):
             return False
         known = self._store.facts().get(RECONCILED)
         return bool(known and known["serious"] and known["since"] < _written(scope.start))

@@ -1,6 +1,6 @@
 """Reconciliation: what one minute of ours and one of Stripe's say when they differ.
 
-Pure; imports only :mod:`~flask_c2meter.model`. Stripe shows sums and no single events, so a
+Pure; imports only :mod:`~flask_c2meter.shipment`. Stripe shows sums and no single events, so a
 difference is explained by the shipments of its minute: counted not at all, or twice. What no
 shipment explains is foreign. Promises kept: each difference has one kind; what Stripe may still be
 adding up is never called lost; a repair is named only where it makes the minute equal.

@@ -15,8 +15,8 @@ from . import billing
 from .accounts import HISTORY, Accounts
 from .catalogue import Catalogue
 from .config import Config
+from .decimals import exactly
 from .model import EVERY_METER, Charge, Customer, Meter, Period, Projection, Usage
-from .money import exactly
 from .periods import ENDED, BillingPeriod, History
 
 if TYPE_CHECKING:

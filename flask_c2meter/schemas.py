@@ -1,9 +1,10 @@
 """What an event may say: one marshmallow schema per meter, built from the catalogue.
 
-Imports only :mod:`~flask_c2meter.model`, :mod:`~flask_c2meter.errors` and marshmallow (and ``idna``
-when a domain needs it). The promise: what leaves here is exact, printable, small, and what was
-said. Bad input is refused with the field's name, never cleaned, because two ids must never become
-one; only domains, where one name has many spellings, are normalised.
+Imports only :mod:`~flask_c2meter.model`, :mod:`~flask_c2meter.decimals`,
+:mod:`~flask_c2meter.errors` and marshmallow (and ``idna`` when a domain needs it). The promise:
+what leaves here is exact, printable, small, and what was said. Bad input is refused with the
+field's name, never cleaned, because two ids must never become one; only domains, where one name has
+many spellings, are normalised.
 
 A property is checked by a function from the given value to the kept one; :data:`_CHECKS` names it
 for each type of the catalogue.
@@ -15,13 +16,14 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from decimal import Context, Decimal, Inexact, InvalidOperation
+from decimal import Decimal, Inexact, InvalidOperation
 from functools import reduce
 from itertools import islice
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields
 
+from .decimals import own_context
 from .errors import InvalidEvent, did_you_mean, show
 from .model import MAX_UNITS, Aggregation, Flag, Meter, Property, check_text
 
@@ -44,9 +46,8 @@ _PORT = re.compile(r":[0-9]{1,5}\Z", re.ASCII)
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _DOMAIN = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 _IP_ADDRESS = re.compile(r"(.*\.)?[0-9]+")
-# Contexts of our own: the host may have set the thread's to any precision.
-_FIFTEEN_DIGITS = Context(prec=15, traps=[Inexact, InvalidOperation])
-_SUM = Context(prec=100, traps=[Inexact, InvalidOperation])
+_FIFTEEN_DIGITS = own_context(15, Inexact, InvalidOperation)
+_SUM = own_context(100, Inexact, InvalidOperation)
 _ENCODER = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":")
 )

@@ -21,7 +21,7 @@ from .gateway import Gateway, Refused
 from .metering import Metering
 from .model import Aggregation, Meter, new_id, to_ms
 from .shipment import Shipment, ShipmentState, Verdict
-from .store import Decision
+from .store import ALL, Decision
 
 #: Stripe meters reads of summaries: each is asked for later than the one before, up to this.
 MAX_PAUSE_S = 15.0
@@ -247,10 +247,12 @@ class SelfTest:
 
     def _why_not(self, trial: Trial, what: str) -> str:
         held = {hold.meter: hold.reason for hold in self.metering.store.holds()}
-        if reason := held.get("*", held.get(trial.meter.name)):
-            return f"not delivered after {self.timeout_s:g} s: all is held, {reason}"
+        late = f"not delivered after {self.timeout_s:g} s"
+        for meter, whatever in ((ALL, "all"), (trial.meter.name, "it")):
+            if meter in held:
+                return f"{late}: {whatever} is held, {held[meter]}"
         if trial.delivered_s is None:
-            return f"not delivered after {self.timeout_s:g} s: is a worker running?"
+            return f"{late}: is a worker running?"
         return f"not {what} by Stripe after {self.timeout_s:g} s; it may take longer: --timeout"
 
     def _since_s(self) -> float:

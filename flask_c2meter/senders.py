@@ -21,7 +21,6 @@ T = TypeVar("T")
 #: Requests under way at most, each in a thread of its own.
 MAX_SENDERS = 16
 
-
 #: Of a shipment that was not sent, and may be claimed again at once.
 RELEASED = Outcome(Verdict.RETRY, "released", retry_after_s=0.0)
 
@@ -83,11 +82,18 @@ class Senders:
 
         One by one, because sixteen threads that talk to a fast server only fight for the
         interpreter; a slow one leaves batches waiting, and gets all sixteen in a third of a second.
+
+        :raises RuntimeError: there is none, and no thread to be had for one.
         """
         if self.are_busy and len(self._threads) < MAX_SENDERS:
             thread = Thread(target=self._run, name="c2meter-sender", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                if not self._threads:
+                    raise
+            else:
+                self._threads.append(thread)
 
     def take_back(self) -> Iterator[Shipment]:
         """The shipments that no sender has begun to send; they will not be sent."""

@@ -16,7 +16,7 @@ from .catalogue import CANARY
 from .config import Config
 from .errors import CorruptStore, StoreUnavailable
 from .measurements import STORAGE
-from .model import Meter, to_ms
+from .model import DAY_MS, MAX_AGE, Meter, to_ms
 from .store import RECONCILED, UNEXPLAINED, Hold, MeterCounts
 from .targets import ALERT_TIMELINESS, EVENT_LATENCY, WINDOW, Durations, Targets, durations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from .store.closings import Closing
     from .store.jobs import LastRun
 
+#: Where the quantity of a meter may be; the first is the sum of the others.
+STATES = ("recorded", "unshipped", "in_flight", "delivered", "in_doubt", "dead", "discarded")
+
 #: A backlog older than this is no longer healthy: a week, of the 35 days Stripe allows.
-MAX_BACKLOG_MS = 7 * 86_400_000
+MAX_BACKLOG_MS = 7 * DAY_MS
 #: A stream that has not said by then how much it was is not expected to.
 STREAM_LIFE: timedelta = timedelta(minutes=15)
-
-#: What is no fault of ours is worth a note for as long as Stripe takes usage.
-NOTED_MS = 35 * 86_400_000
 
 
 def report(
@@ -52,40 +52,16 @@ def report(
         seen = _look(store, config)
     except (StoreUnavailable, CorruptStore) as exc:
         seen = _Seen(unreadable=f"the store cannot be read: {exc}")
-    counts, facts, holds = seen.counts, seen.facts, seen.holds
-    per_meter = {}
-    for name, count in counts.items():
-        if name == CANARY.name and not count.events:
-            continue  # it is in every ledger, and of interest where there is one
-        meter = meters.get(name)
-        precision = meter.precision if meter else 0
-        row: dict[str, Any] = {
-            state: _text(getattr(count, state), precision)
-            for state in (
-                "recorded",
-                "unshipped",
-                "in_flight",
-                "delivered",
-                "in_doubt",
-                "dead",
-                "discarded",
-            )
-        }
-        row["events"] = count.events
-        row["incomplete"], row["invalid"] = count.incomplete, count.invalid
-        row["silent_streams"] = seen.silent_streams.get(name, 0)
-        row["dead_shipments"] = count.dead_shipments
-        row["billable"] = meter.billable if meter else False
-        row["oldest_unshipped_age_s"] = (
-            None
-            if count.oldest_unshipped_ms is None
-            else max(0, now_ms - count.oldest_unshipped_ms) // 1000
-        )
-        per_meter[name] = row
-    billable = [row for row in per_meter.values() if row["billable"]]
-    ages = [row["oldest_unshipped_age_s"] for row in billable if row["oldest_unshipped_age_s"]]
+    facts, holds = seen.facts, seen.holds
+    per_meter = {
+        name: _of_meter(count, meters.get(name), seen.silent_streams.get(name, 0), now_ms)
+        for name, count in seen.counts.items()
+        # It is in every ledger, and of interest where there is one.
+        if name != CANARY.name or count.events
+    }
+    ages = [row["oldest_unshipped_age_s"] for row in per_meter.values() if row["billable"]]
     result: dict[str, Any] = {
-        "delivery": _delivery(config, facts),
+        "delivery": _delivery(config),
         "account": facts.get("account"),
         "configured_account": account,
         "paused": [
@@ -97,7 +73,7 @@ def report(
         "workers": vitals.workers(facts, now_ms, config.lease_s),
         "spill": {"pending": spill.pending(), "corrupt": spill.corrupt()},
         "dropped": facts.get("dropped", {}),
-        "oldest_unshipped_age_s": max(ages, default=None),
+        "oldest_unshipped_age_s": max((age for age in ages if age is not None), default=None),
         "canary": {leg.name: {"age_s": leg.age_s, "stale": leg.is_stale} for leg in seen.canary},
         "targets": _plain_targets(seen.targets),
         "alerts": {
@@ -119,6 +95,24 @@ def report(
     result["problems"] += _problems(result) + _billing_problems(result, seen)
     result["healthy"] = not result["problems"]
     return result
+
+
+def _of_meter(
+    count: MeterCounts, meter: Meter | None, silent_streams: int, now_ms: int
+) -> dict[str, Any]:
+    precision, oldest_ms = meter.precision if meter else 0, count.oldest_unshipped_ms
+    return {
+        **{state: _text(getattr(count, state), precision) for state in STATES},
+        "events": count.events,
+        "incomplete": count.incomplete,
+        "invalid": count.invalid,
+        "silent_streams": silent_streams,
+        "dead_shipments": count.dead_shipments,
+        "billable": meter.billable if meter else False,
+        "oldest_unshipped_age_s": (
+            None if oldest_ms is None else max(0, now_ms - oldest_ms) // 1000
+        ),
+    }
 
 
 def _plain_targets(targets: Targets) -> dict[str, Any]:
@@ -189,7 +183,8 @@ def _look(store: Store, config: Config) -> _Seen:
         alerts=store.announcements.counts(),
         failing_alerts=store.announcements.failing(),
         findings=store.subscriptions.findings(),
-        dropped=store.subscriptions.dropped(since_ms=to_ms(now) - NOTED_MS),
+        # No fault of ours: worth a note for as long as Stripe takes usage.
+        dropped=store.subscriptions.dropped(since_ms=to_ms(now - MAX_AGE)),
         dead_events=store.inbox.dead(),
         differing=store.closings.differing(limit=10),
         storage=store.jobs.last(STORAGE),
@@ -274,7 +269,7 @@ def _named(count: int, examples: Sequence[str], shown: int = 3) -> str:
     return f"{count} customers ({names}{', ...' if count > shown else ''})"
 
 
-def _delivery(config: Config, facts: Mapping[str, Any]) -> str:
+def _delivery(config: Config) -> str:
     if not config.stripe_secret_key:
         return "off: no Stripe key here, the ledger only records"
     return "by a thread of each process" if config.worker == "thread" else "by a worker process"

@@ -53,7 +53,6 @@ _HOLDING = frozenset({"no_meter", "archived_meter"})
 #: Longest id of an event, and of its type.
 _MAX_ID = 255
 
-
 #: A meter, and why nothing of it is sent.
 _Held = tuple[str, str]
 
@@ -126,8 +125,7 @@ class StripeEvents:
             logger.exception("stripe_event_unreadable", stripe_event=event_id, type=kind)
             reason = f"unreadable: {type(exc).__name__}"
             return receive(event_id, kind, now, lambda on: "dead", reason)
-        for held, reason in alarms:
-            logger.error("deliveries_held", meter=held, reason=reason, told_by="stripe")
+        _raise_alarms(alarms)
         return is_new
 
     def _apply(self, on: Connection, kind: str, event: Object, alarms: list[_Held]) -> State:
@@ -236,8 +234,7 @@ class StripeEvents:
                 refused.extend(self._refuse(each, meter, news))
 
         self._store.inbox.settle(event_id, "applied", apply=apply)
-        for held, reason in alarms:
-            logger.error("deliveries_held", meter=held, reason=reason, told_by="stripe")
+        _raise_alarms(alarms)
         for shipment in refused:
             logger.error(
                 "shipment_refused",
@@ -322,6 +319,12 @@ def _effect(kind: str) -> Effect | None:
     if kind.startswith(_SUBSCRIPTION):
         return StripeEvents._subscription
     return _EFFECTS.get(kind)
+
+
+def _raise_alarms(alarms: Sequence[_Held]) -> None:
+    """Tell an operator of holds that are committed."""
+    for meter, reason in alarms:
+        logger.error("deliveries_held", meter=meter, reason=reason, told_by="stripe")
 
 
 def _is_id(value: object) -> TypeGuard[str]:

@@ -1,4 +1,4 @@
-"""The catalogue's prices as Stripe has to be told them. Pure; imports the nouns and money.
+"""The catalogue's prices as Stripe has to be told them. Pure; imports the nouns.
 
 At Stripe tiers apply to all usage, counted in wire units; here they apply to overage, in the
 meter's unit. What is included becomes a free first tier, the others follow after it.
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
+from .decimals import exactly
 from .errors import CatalogueError
 from .model import Meter, Price, Tier
-from .money import exactly
 
 #: Stripe's word for the open end of the last tier.
 INF = "inf"

@@ -16,7 +16,7 @@ from .pacing import Pace, backoff_s
 if TYPE_CHECKING:
     from .gateway import Gateway
 
-#: A read that fails for a reason that may pass is made this often.
+#: How often a read is tried that fails for a reason that may pass.
 ATTEMPTS = 4
 
 #: By the beginning of each window, in wire units.

@@ -6,7 +6,7 @@ Reads only. Promise: whatever Stripe or the network does, the result says how fa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
@@ -128,32 +128,24 @@ class Survey:
     thin: Sequence[Destination] | None = None
 
 
-@dataclass(slots=True)
-class _Notes:
-    """The survey in the making."""
-
-    gateway: Gateway
-    found: dict[str, Any] = field(default_factory=dict)
-
-
 def survey(gateway: Gateway, catalogue: Catalogue) -> Survey:
     """Ask Stripe all there is to know; never raises for anything Stripe does."""
-    notes = _Notes(gateway)
+    found: dict[str, Any] = {}
     try:
-        _look(notes, catalogue)
+        _look(gateway, catalogue, found)
     except Refused as refused:
-        notes.found["failure"] = refused.outcome.reason
+        found["failure"] = refused.outcome.reason
     return Survey(
         account=gateway.account,
         livemode=gateway.livemode,
         is_restricted=gateway.is_restricted,
         is_diverted=gateway.is_diverted,
-        **notes.found,
+        **found,
     )
 
 
-def _look(notes: _Notes, catalogue: Catalogue) -> None:
-    gateway, found = notes.gateway, notes.found
+def _look(gateway: Gateway, catalogue: Catalogue, found: dict[str, Any]) -> None:
+    """Put what Stripe says into *found*: what was put there before it refuses stays."""
     found["skew_s"] = _skew_s(gateway)
     missing = found["missing"] = []
     for permission in PERMISSIONS:

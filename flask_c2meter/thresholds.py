@@ -1,7 +1,8 @@
 """Usage held against an included quantity gives a level.
 
-Pure; imports only :mod:`flask_c2meter.model`. Everything is in wire units, and each threshold is
-worked out once, so that asking costs next to nothing: it is asked for each event.
+Pure; imports only :mod:`~flask_c2meter.model` and :mod:`~flask_c2meter.decimals`. Everything is in
+wire units, and each threshold is worked out once, so that asking costs next to nothing: it is asked
+for each event.
 """
 
 from __future__ import annotations
@@ -9,15 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Context, Decimal
+from decimal import ROUND_CEILING, Decimal
 
+from .decimals import EXACT
 from .model import Level, Meter
 
 #: Alert levels, mildest first; each has one threshold.
 LEVELS: tuple[Level, ...] = ("warning", "critical", "exceeded")
-
-# Of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def allowance(included: int, shares: Sequence[Decimal]) -> Allowance:
     :param included: wire units, >= 0.
     :param shares: of *included*, for each of :data:`LEVELS`, ascending.
     """
-    exact = (_EXACT.multiply(Decimal(included), share) for share in shares)
+    exact = (EXACT.multiply(Decimal(included), share) for share in shares)
     least = (int(total.to_integral_value(ROUND_CEILING)) for total in exact)
     return Allowance(included, tuple(max(1, total) for total in least))
 

@@ -8,11 +8,11 @@ from .errors import InvalidEvent
 from .gateway import Gateway, Refused
 from .metering import Metering
 from .model import check_customer_id
+from .periods import ENDED
 from .samples import KEY
 
 #: Where the store remembers the customer that was made for it: account -> id.
 CUSTOMER = "selftest_customer"
-_ALIVE = ("active", "trialing", "past_due", "unpaid", "paused", "incomplete")
 
 
 def customer_for(metering: Metering, gateway: Gateway, wanted: str | None) -> str:
@@ -28,7 +28,7 @@ def customer_for(metering: Metering, gateway: Gateway, wanted: str | None) -> st
     if metering.store.has_events_besides(customer, (KEY, f"adjust:{KEY}")):
         raise InvalidEvent({"--customer": f"{customer} has usage of its own: take another"})
     try:
-        alive = [each for each in gateway.subscriptions(customer) if each["status"] in _ALIVE]
+        alive = [each for each in gateway.subscriptions(customer) if each["status"] not in ENDED]
         if gateway.livemode and alive:
             raise InvalidEvent({"--customer": f"{customer} is billed by {alive[0]['id']}"})
         if gateway.is_deleted(customer):

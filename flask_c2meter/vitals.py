@@ -5,7 +5,6 @@ Nothing here counts what has been delivered long ago; ``status`` does.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from . import canary
 from .catalogue import CANARY
 from .config import Config
 from .model import to_ms
+from .owners import is_gone
 from .store import ALL, RECONCILED, UNAVAILABLE, UNEXPLAINED, Hold
 from .targets import (
     ALERT_TIMELINESS,
@@ -144,20 +144,13 @@ def breaker_is_open(holds: Sequence[Hold]) -> bool:
 def workers(facts: Mapping[str, Any], now_ms: int, lease_s: float) -> list[WorkerFact]:
     """The workers that have signed on of late, and may live."""
     oldest_ms = now_ms - int(lease_s * 1000) * _SIGN_ON_LEASES
-    return [
-        {"owner": name.removeprefix("worker:"), "pid": fact["pid"], "seen_ms": fact["seen_ms"]}
+    signed_on = {
+        name.removeprefix("worker:"): fact
         for name, fact in facts.items()
-        if name.startswith("worker:") and fact["seen_ms"] >= oldest_ms and _may_live(name, fact)
+        if name.startswith("worker:") and fact["seen_ms"] >= oldest_ms
+    }
+    return [
+        {"owner": owner, "pid": fact["pid"], "seen_ms": fact["seen_ms"]}
+        for owner, fact in signed_on.items()
+        if not is_gone(owner)
     ]
-
-
-def _may_live(name: str, fact: Mapping[str, Any]) -> bool:
-    if name.removeprefix("worker:").partition(":")[0] != os.uname().nodename:
-        return True
-    try:
-        os.kill(fact["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

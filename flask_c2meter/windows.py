@@ -27,7 +27,7 @@ Limits = tuple[RateLimitItem, ...]
 
 
 class Decision(NamedTuple):
-    """The answer to one request for units of a limit."""
+    """The answer to one request for a unit of a limit."""
 
     allowed: bool
     #: The limit that decided: the one refused, else the one with least remaining.
@@ -83,9 +83,9 @@ class MovingWindowStorage(Storage, MovingWindowSupport):
             begin, taken = self.get_moving_window(key, amount, expiry)
         return answer(limit, allowed, amount - taken, begin + expiry)._replace(limit=amount)
 
-    def note(self, limit: RateLimitItem, whom: str, cost: int) -> None:
-        """Somebody else has let *cost* units through."""
-        self.acquire_entry(limit.key_for(whom), sys.maxsize, limit.get_expiry(), cost)
+    def note(self, limit: RateLimitItem, whom: str) -> None:
+        """Somebody else has let a unit through."""
+        self.acquire_entry(limit.key_for(whom), sys.maxsize, limit.get_expiry())
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -200,22 +200,22 @@ class Substitute:
         self._storage = MovingWindowStorage()
         self._owed: Counter[tuple[Limits, str]] = Counter()
 
-    def note(self, limits: Limits, whom: str, cost: int) -> None:
-        """The storage has let *cost* units through."""
+    def note(self, limits: Limits, whom: str) -> None:
+        """The storage has let a unit through."""
         for limit in limits:
-            self._storage.note(limit, whom, cost)
+            self._storage.note(limit, whom)
 
-    def decide(self, limits: Limits, whom: str, cost: int) -> Decision:
-        """Take *cost* units of this process's share of each limit, or of none."""
+    def decide(self, limits: Limits, whom: str) -> Decision:
+        """Take a unit of this process's share of each limit, or of none."""
         with self._storage.locked():
             looks = [self._storage.decide(each, whom, 0, self._share(each)) for each in limits]
-            if short := [look for look in looks if look.remaining < cost]:
+            if short := [look for look in looks if not look.remaining]:
                 last = max(short, key=lambda look: look.reset_at)
                 wait_s = max(1, last.reset_at - int(time.time()))
                 return last._replace(allowed=False, retry_after_s=wait_s)
-            taken = [self._storage.decide(each, whom, cost, self._share(each)) for each in limits]
+            taken = [self._storage.decide(each, whom, 1, self._share(each)) for each in limits]
         if len(self._owed) < self._REMEMBERED:
-            self._owed[limits, whom] += cost
+            self._owed[limits, whom] += 1
         return min(taken, key=lambda decision: decision.remaining)
 
     def take_owed(self, limits: Limits, whom: str) -> int:

@@ -21,8 +21,7 @@ from ..model import Alert, JobAlert, Meter
 class Announcement:
     """An alert, and what is needed to word it."""
 
-    #: What the document calls a notification of this kind, and the page it leads to.
-    notification_type: ClassVar[str] = "usage_alert"
+    #: The page that the document's notification leads to.
     action_url: ClassVar[str] = "/billing/usage"
 
     alert: Alert

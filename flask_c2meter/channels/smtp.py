@@ -1,9 +1,10 @@
 """Mails by SMTP, one connection for each.
 
-Imports smtplib (so import it where something is sent), :mod:`~flask_c2meter.config` and its
-neighbours in this folder. The promise: a mail is taken or refused within ten seconds; where the
-configuration asks for encryption, nothing is said to a server without a valid certificate; and only
-the server's word against this very mail is final.
+Imports smtplib (so import it where something is sent), :mod:`~flask_c2meter.config`,
+:mod:`~flask_c2meter.parsers` for the form of an address, and its neighbours in this folder. The
+promise: a mail is taken or refused within ten seconds; where the configuration asks for encryption,
+nothing is said to a server without a valid certificate; and only the server's word against this
+very mail is final.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The alert as a webhook: the document's payload, signed as Standard Webhooks has it.
 
-Imports :mod:`~flask_c2meter.answers` for a date, :mod:`~flask_c2meter.config` for the form of the
+Imports :mod:`~flask_c2meter.answers` for a date, :mod:`~flask_c2meter.parsers` for the form of the
 secret, and its neighbours in this folder. The receiver may be anybody, so a request promises: https
 to a public address that was looked at and is the one connected to; over within ten seconds; no
 redirect followed; 64 KiB of an answer read; no proxy, login or cookie from the surroundings; the

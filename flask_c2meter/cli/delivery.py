@@ -15,13 +15,12 @@ import click
 from ..canary import is_delivered
 from ..catalogue import CANARY
 from ..metering import Metering
+from ..status import STATES
 from ..worker import Worker
 from .terminal import command, metering, progress, refuse_other_account, table
 
 #: ``worker --once`` also waits for retries due within this time.
 ONCE_PATIENCE_S = 15.0
-
-_STATES = ("recorded", "unshipped", "in_flight", "delivered", "in_doubt", "dead", "discarded")
 
 
 @command
@@ -38,9 +37,9 @@ def status(as_json: bool) -> None:
 
 def _print_status(report: dict[str, Any]) -> None:
     table(
-        ("meter", *_STATES),
+        ("meter", *STATES),
         (
-            (name, *(_quantity(name, row, state) for state in _STATES))
+            (name, *(_quantity(name, row, state) for state in STATES))
             for name, row in report["meters"].items()
         ),
     )

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
-from decimal import ROUND_CEILING, Context, Decimal, localcontext
+from decimal import ROUND_CEILING, Decimal
 from typing import TYPE_CHECKING
 
+from ..decimals import exactly
 from ..model import Aggregation, Meter, Period
 from . import words
 
@@ -35,8 +36,6 @@ _LABELS = 5
 _ZERO = Decimal(0)
 _DAY = timedelta(days=1)
 _MICROSECOND = timedelta(microseconds=1)
-# Of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=60)
 
 
 # -- gauges ----------------------------------------------------------------------------------------
@@ -57,6 +56,7 @@ class Gauge:
     high: Decimal | None
 
 
+@exactly
 def gauge(report: MeterReport) -> Gauge | None:
     """The gauge of a meter; None without an included quantity."""
     included, total = report.usage.included, max(_ZERO, report.usage.total)
@@ -64,20 +64,19 @@ def gauge(report: MeterReport) -> Gauge | None:
         return None
     projection = report.projection
     there = max(included, total) or Decimal(1)
-    with localcontext(_EXACT):
-        end = there if projection is None else max(there, min(projection.high, there * _REACH))
+    end = there if projection is None else max(there, min(projection.high, there * _REACH))
 
-        def at(value: Decimal) -> Decimal:
-            return _share(min(value, end), end)
+    def at(value: Decimal) -> Decimal:
+        return _share(min(value, end), end)
 
-        return Gauge(
-            within=at(min(total, included)),
-            above=at(max(_ZERO, total - included)),
-            included=at(included),
-            projected=None if projection is None else at(projection.total),
-            low=None if projection is None else at(projection.low),
-            high=None if projection is None else at(projection.high),
-        )
+    return Gauge(
+        within=at(min(total, included)),
+        above=at(max(_ZERO, total - included)),
+        included=at(included),
+        projected=None if projection is None else at(projection.total),
+        low=None if projection is None else at(projection.low),
+        high=None if projection is None else at(projection.high),
+    )
 
 
 # -- charts ----------------------------------------------------------------------------------------
@@ -145,6 +144,7 @@ class _Day:
     projected: Decimal
 
 
+@exactly
 def chart(report: MeterReport, now: datetime) -> Chart:
     """The chart of a meter's days.
 
@@ -152,27 +152,26 @@ def chart(report: MeterReport, now: datetime) -> Chart:
     end of a day, and its line is the included quantity itself.
     """
     meter, is_level = report.meter, _is_level(report.meter)
-    with localcontext(_EXACT):
-        days = list(_levels(report) if is_level else _sums(report, now))
-        highest = max((each.used or _ZERO) + each.projected for each in days)
-        line = _line(report)
-        shown = line if line is not None and line <= (highest or line) * _FAR else None
-        steps = _scale(max(highest, shown or _ZERO), meter)
-        pixels = (_BASE - _TOP) / steps[-1]
-        slot = Decimal(100) / len(days)
-        return Chart(
-            bars=list(_bars(days, slot, pixels, meter)),
-            slot=_rounded(slot),
-            width=_rounded(slot * _FILL),
-            base=_BASE,
-            ticks=[Mark(_pillar(step, pixels).y, words.compact(step)) for step in steps],
-            line=None if shown is None else _pillar(shown, pixels).y,
-            labels=list(_labels([each.day for each in days])),
-            caption="Total by the end of the day" if is_level else "Used on the day",
-            included="" if line is None else _included(line, meter),
-            remarkable=_remarkable(report),
-            rows=list(_rows(report)),
-        )
+    days = list(_levels(report) if is_level else _sums(report, now))
+    highest = max((each.used or _ZERO) + each.projected for each in days)
+    line = _line(report)
+    shown = line if line is not None and line <= (highest or line) * _FAR else None
+    steps = _scale(max(highest, shown or _ZERO), meter)
+    pixels = (_BASE - _TOP) / steps[-1]
+    slot = Decimal(100) / len(days)
+    return Chart(
+        bars=list(_bars(days, slot, pixels, meter)),
+        slot=_rounded(slot),
+        width=_rounded(slot * _FILL),
+        base=_BASE,
+        ticks=[Mark(_pillar(step, pixels).y, words.compact(step)) for step in steps],
+        line=None if shown is None else _pillar(shown, pixels).y,
+        labels=list(_labels([each.day for each in days])),
+        caption="Total by the end of the day" if is_level else "Used on the day",
+        included="" if line is None else _included(line, meter),
+        remarkable=_remarkable(report),
+        rows=list(_rows(report)),
+    )
 
 
 def _is_level(meter: Meter) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from decimal import Context, Decimal, localcontext
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from ..channels import Announcement
+from ..decimals import exactly
 from ..model import Alert, Charge, Level, Meter, Period
 from ..projection import TOO_EARLY
 from . import words
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
 _ON_TOP = 3
 
 _ZERO = Decimal(0)
-# Of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,13 +132,9 @@ class UsagePage:
     more_unread: int
 
 
+@exactly
 def usage_page(report: Report) -> UsagePage:
     """The page that *report* makes."""
-    with localcontext(_EXACT):
-        return _usage_page(report)
-
-
-def _usage_page(report: Report) -> UsagePage:
     billed = [each for each in report.meters if each.meter.billable]
     name, meaning = words.status(report.status, report.ended_at)
     notices = list(_notices(report))

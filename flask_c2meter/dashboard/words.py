@@ -1,20 +1,20 @@
 """Numbers, times and states as the page words them.
 
-Pure; imports :mod:`flask_c2meter.model` and :mod:`flask_c2meter.money`. Nothing here changes a
-number but by rounding what is projected, half up, to the places that its meter has.
+Pure; imports :mod:`flask_c2meter.model`, :mod:`flask_c2meter.decimals` and
+:mod:`flask_c2meter.money`. Nothing here changes a number but by rounding what is projected, half
+up, to the places that its meter has.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime, timedelta
-from decimal import ROUND_HALF_UP, Context, Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 from .. import money
+from ..decimals import EXACT
 from ..model import Level, Meter, Period, Projection
 
-# Of our own: the host may have set the thread's to any precision.
-_EXACT = Context(prec=60)
 _MIDNIGHT_LATER = timedelta(microseconds=1)
 
 #: Of an axis: name, least value, decimal places.
@@ -93,7 +93,7 @@ def bill(status: str) -> str:
 
 def quantity(value: Decimal) -> str:
     """*value* with thousands separators, without zeros at its end: ``12,345.6``."""
-    return f"{value.normalize(_EXACT):,f}"
+    return f"{value.normalize(EXACT):,f}"
 
 
 def plain(value: Decimal) -> str:
@@ -103,20 +103,20 @@ def plain(value: Decimal) -> str:
 
 def expected(value: Decimal, meter: Meter) -> Decimal:
     """A projected *value* in the decimal places of *meter*, half up."""
-    return value.quantize(Decimal(1).scaleb(-meter.precision), ROUND_HALF_UP, _EXACT)
+    return value.quantize(Decimal(1).scaleb(-meter.precision), ROUND_HALF_UP, EXACT)
 
 
 def compact(value: Decimal) -> str:
     """A round *value* for an axis: ``2.5k``, ``10M``."""
     for unit, least, places in _UNITS:
         if value >= least:
-            return quantity(value.scaleb(-places, _EXACT)) + unit
+            return quantity(value.scaleb(-places, EXACT)) + unit
     return quantity(value)
 
 
 def percent(share: Decimal) -> str:
     """*share* in whole per cent, rounded half up, but 100 is only said when it is reached."""
-    whole = share.scaleb(2, _EXACT).quantize(Decimal(1), ROUND_HALF_UP, _EXACT)
+    whole = share.scaleb(2, EXACT).quantize(Decimal(1), ROUND_HALF_UP, EXACT)
     if share < 1 <= whole / 100:
         whole = Decimal(99)
     if not whole and share > 0:

@@ -59,15 +59,13 @@ def page(items: list[dict[str, Any]], url: str, call: Call) -> dict[str, Any]:
     params = call.params
     limit = params.get("limit", 10)
     ids = [item["id"] for item in items]
+    shown = slice(limit)
     if "starting_after" in params:
         items = items[_cursor(ids, params, "starting_after") + 1 :]
-        shown, more = items[:limit], len(items) > limit
     elif "ending_before" in params:
         items = items[: _cursor(ids, params, "ending_before")]
-        shown, more = items[-limit:], len(items) > limit
-    else:
-        shown, more = items[:limit], len(items) > limit
-    return listed(shown, url, has_more=more)
+        shown = slice(-limit, None)
+    return listed(items[shown], url, has_more=len(items) > limit)
 
 
 def _cursor(ids: list[str], params: Mapping[str, Any], name: str) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..model import Customer, new_id
+from ..model import HOUR_MS, Customer, new_id
 from ..thresholds import LEVELS, Allowance
 from .book import Span
 from .cursor import Cursor, execute_many, marked
@@ -43,7 +43,7 @@ class AlertPolicy:
     #: ``in_app``, ``signal``, ``email``, ``webhook``: those that can announce.
     channels: Sequence[str] = ("in_app", "signal")
     #: How long after a period's end its alerts are still of use.
-    grace_ms: int = 3_600_000
+    grace_ms: int = HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, func, select, text, update
 
+from ..decimals import exactly
 from ..model import Alert, JobAlert, Meter, Period, from_ms, to_ms
 from .operator import OPERATOR, job_alert
 from .tables import ANNOUNCEMENT_IS_OPEN, alert_deliveries, alerts, customers
@@ -221,6 +222,7 @@ class Announcements:
     def _any_alert(self, row: Row[Any]) -> Alert | JobAlert:
         return job_alert(row) if row.customer == OPERATOR else self._alert(row)
 
+    @exactly
     def _alert(self, row: Row[Any]) -> Alert:
         meter = self._meters.get(row.meter)
         value = meter.to_value if meter else Decimal

@@ -8,11 +8,13 @@ known when it is committed. :func:`load` and :func:`insert` turn rows into terms
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from ..model import Period, from_ms, to_ms
+from ..model import DAY_MS, MAX_AGE, Period, from_ms, to_ms
 from ..periods import History, Term
+from ..shipment import DeadReason
 from .cursor import Cursor, cursor_of, marked
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Most customers whose history a process keeps.
 _KEPT = 50_000
+
+_MAX_AGE_MS = MAX_AGE // timedelta(milliseconds=1)
 
 _COLUMNS = (
     "meter",
@@ -111,7 +115,7 @@ class PeriodBook:
             return latest
         history = self.history(cursor, customer)
         if not history.terms:
-            return _month(moment // 86_400_000)
+            return _month(moment // DAY_MS)
         if len(self._latest) >= _KEPT:
             self._latest.clear()
         found = history.at(meter, from_ms(moment))
@@ -127,7 +131,7 @@ class PeriodBook:
 
 
 class Deadlines:
-    """Until when Stripe bills what is shipped.
+    """Until when Stripe takes and bills what is shipped.
 
     :param grace_ms: how long after a cycle's end its invoice is finalised.
     """
@@ -140,17 +144,19 @@ class Deadlines:
         """Call in each transaction, before the rest."""
         self._book.refresh(cursor_of(connection))
 
-    def is_late(
+    def dead_reason(
         self, connection: Connection, customer: str, meter: str, moment: int, now_ms: int
-    ) -> bool:
-        """Whether usage of *moment* that Stripe does not have yet will be on no invoice."""
+    ) -> Literal[DeadReason.EXPIRED, DeadReason.LATE] | None:
+        """Why it is of no use to send usage of *moment* now; None = it is not in vain."""
+        if moment < now_ms - _MAX_AGE_MS:
+            return DeadReason.EXPIRED
         span = self._book.span(cursor_of(connection), customer, meter, moment)
-        return span.is_late(now_ms, self.grace_ms)
+        return DeadReason.LATE if span.is_late(now_ms, self.grace_ms) else None
 
 
 @lru_cache(maxsize=4096)
 def _month(day: int) -> Span:
-    month = Period.month_of(from_ms(day * 86_400_000))
+    month = Period.month_of(from_ms(day * DAY_MS))
     end = to_ms(month.end)
     return Span(to_ms(month.start), end, end, None, False, False)
 

@@ -7,7 +7,6 @@ ledger: it says when to look next, or that the two differ.
 from __future__ import annotations
 
 from collections.abc import Collection
-from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from ..model import EVERY_METER, Period, to_ms
 from .book import load
 from .cursor import cursor_of
 from .tables import job_runs
-from .transactions import Transactions
+from .transactions import Transactions, writing
 
 _JOB = "close"
 _DIFFERS = "differs"
@@ -61,7 +60,7 @@ class Closings:
             advance, nothing is closed.
         :return: whether any is.
         """
-        with self._transactions.writing() if on is None else nullcontext(on) as connection:
+        with writing(self._transactions, on) as connection:
             history = load(cursor_of(connection), customer, self._mark)
             found = []
             for end in sorted(ends):

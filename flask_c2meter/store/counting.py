@@ -62,9 +62,9 @@ def counts(connection: Connection, meters: Iterable[str]) -> dict[str, MeterCoun
 def _add_state(counts: dict[str, Any], state: str, counted: int, number: int, oldest: int) -> None:
     name = "in_flight" if state in ("ready", "sending") else state
     counts[name] = counts.get(name, 0) + counted
-    if state in ("delivered", "dead", "discarded"):
-        counts[f"{state}_shipments"] = number
-    else:
+    if state == "dead":
+        counts["dead_shipments"] = number
+    elif name in ("in_flight", "in_doubt"):
         before = counts.get("oldest_unshipped_ms")
         counts["oldest_unshipped_ms"] = oldest if before is None else min(before, oldest)
 

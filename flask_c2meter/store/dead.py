@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Row, Select, or_, select, text, update
 from ..model import Meter, UsageEvent, from_ms, to_ms
 from ..shipment import DeadReason, Shipment, ShipmentState
 from .book import Deadlines, PeriodBook
-from .delivery import MAX_AGE_MS, count, shipment_from
+from .delivery import count, shipment_from
 from .journal import Decision, note
 from .replay import Pair
 from .tables import SHIPMENT_IS_OPEN, buckets, shipments
@@ -172,11 +172,8 @@ class DeadLetters:
         with self._transactions.reading() as connection:
             deadlines.refresh(connection)
             return [
-                _fate(
-                    connection,
-                    deadlines,
-                    (event.customer, event.meter, to_ms(event.occurred_at)),
-                    now_ms,
+                deadlines.dead_reason(
+                    connection, event.customer, event.meter, to_ms(event.occurred_at), now_ms
                 )
                 for event in events
             ]
@@ -189,8 +186,8 @@ class DeadLetters:
             return f"{row.meter} is no billable meter of the catalogue: nothing would be sent"
         where = (row.customer, row.meter, row.timestamp)
         deadlines.refresh(connection)
-        fate = _fate(connection, deadlines, where, now_ms)
-        return fate and f"it is {fate.value}: {WHY[fate]}; {_BY_HAND}"
+        dead = deadlines.dead_reason(connection, *where, now_ms)
+        return dead and f"it is {dead.value}: {WHY[dead]}; {_BY_HAND}"
 
     def _corrupt(
         self, connection: Connection, rows: Collection[Row[Any]]
@@ -204,15 +201,6 @@ class DeadLetters:
             for pair, places in minutes.items()
             for minute, key in corrupt_minutes(connection, pair, places).items()
         }
-
-
-def _fate(
-    connection: Connection, deadlines: Deadlines, where: tuple[str, str, int], now_ms: int
-) -> DeadReason | None:
-    """Why Stripe would not take usage of a customer, a meter and a moment; None = it would."""
-    if where[2] < now_ms - MAX_AGE_MS:
-        return DeadReason.EXPIRED
-    return DeadReason.LATE if deadlines.is_late(connection, *where, now_ms) else None
 
 
 def take_off(connection: Connection, customer: str, meter: str, minute: int, now_ms: int) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, Row, bindparam, case, func, select, text, update
 
-from ..model import MAX_UNITS, from_ms, new_id, to_ms
+from ..model import HOUR_MS, MAX_UNITS, from_ms, new_id, to_ms
 from ..shipment import DeadReason, Shipment, ShipmentState
 from . import measures, touring
 from .book import Deadlines
@@ -23,12 +24,10 @@ from .lanes import lease, release, set_hold
 from .shipping import ALL, Claimant, Hold, LaneTour, Settlement, probe_after_ms
 from .tables import SHIPMENT_IS_OPEN, buckets, lanes, shipments
 
-#: Stripe takes timestamps from 35 days back.
-MAX_AGE_MS = 35 * 86_400_000
 #: Stripe forgets identifiers after 24 h; with an hour's margin nothing is resent blindly.
-DOUBT_AFTER_MS = 23 * 3_600_000
+DOUBT_AFTER_MS = 23 * HOUR_MS
 #: Only then do Stripe's summaries prove anything about what is in doubt.
-LOOK_AFTER_MS = 24 * 3_600_000
+LOOK_AFTER_MS = 24 * HOUR_MS
 #: No wait we impose on an attempted shipment is longer (Retry-After is capped at one hour): a later
 #: due time means that the clock was set back.
 MAX_WAIT_MS = 3_700_000
@@ -207,10 +206,13 @@ def claim(
         return [], []
     claimed, set_aside = _take_due(connection, claimant, deadlines, now_ms)
     lease(connection, claimant, claimed)
-    for find in (touring.closing, touring.open_lanes):
+    for find in (
+        partial(touring.closing, grace_ms=deadlines.grace_ms),
+        partial(touring.open_lanes, tour=tour),
+    ):
         want = claimant.want - len(claimed)
         if want > 0:
-            found = find(connection, tour, claimant.meters, want, deadlines, now_ms)
+            found = find(connection, claimant.meters, want, now_ms)
             sent, dead = _ship(connection, claimant, found, deadlines, now_ms)
             claimed += sent
             set_aside += dead
@@ -225,7 +227,10 @@ def _ship(
     now_ms: int,
 ) -> tuple[list[Shipment], list[Shipment]]:
     """Cut a shipment of each bucket and begin its first attempt; those not to be sent apart."""
-    cut = [_cut(row, _dead_reason(connection, row, deadlines, now_ms), now_ms) for row in found]
+    cut = []
+    for row in found:
+        where = (row.customer, row.meter, row.last_at)
+        cut.append(_cut(row, deadlines.dead_reason(connection, *where, now_ms), now_ms))
     if cut:
         connection.execute(_INSERT, cut)
         connection.execute(_COUNT, cut)
@@ -233,16 +238,6 @@ def _ship(
     sent = [shipment for shipment in new if shipment.state is ShipmentState.SENDING]
     lease(connection, claimant, sent)
     return sent, [shipment for shipment in new if shipment.state is ShipmentState.DEAD]
-
-
-def _dead_reason(
-    connection: Connection, bucket: Row[Any], deadlines: Deadlines, now_ms: int
-) -> DeadReason | None:
-    """Why there is no use in sending what *bucket* holds; None = there is."""
-    if bucket.last_at < now_ms - MAX_AGE_MS:
-        return DeadReason.EXPIRED
-    where = (bucket.customer, bucket.meter, bucket.last_at)
-    return DeadReason.LATE if deadlines.is_late(connection, *where, now_ms) else None
 
 
 def _take_due(
@@ -338,25 +333,23 @@ def _set_aside(
     connection: Connection, row: Row[Any], deadlines: Deadlines, now_ms: int
 ) -> Shipment | None:
     """Set a shipment aside unsent if Stripe would refuse it, bill it nowhere, or count it twice."""
-    first, is_expired = row.first_attempt_at, row.timestamp < now_ms - MAX_AGE_MS
+    first = row.first_attempt_at
+    where = (row.customer, row.meter, row.timestamp)
+    dead = deadlines.dead_reason(connection, *where, now_ms)
     # What may have arrived is in doubt, however old: Stripe's summaries can still tell.
-    if first is not None and (is_expired or first < now_ms - DOUBT_AFTER_MS):
+    if first is not None and (dead is DeadReason.EXPIRED or first < now_ms - DOUBT_AFTER_MS):
         values: dict[str, Any] = {
             "state": ShipmentState.IN_DOUBT.value,
             "next_attempt_at": first + LOOK_AFTER_MS,
         }
-    elif first is not None:
-        return None
-    else:
-        where = (row.customer, row.meter, row.timestamp)
-        is_late = not is_expired and deadlines.is_late(connection, *where, now_ms)
-        if not (is_expired or is_late):
-            return None
+    elif first is None and dead is not None:
         values = {
             "state": ShipmentState.DEAD.value,
-            "reason": (DeadReason.LATE if is_late else DeadReason.EXPIRED).value,
+            "reason": dead.value,
             "settled_at": now_ms,
         }
+    else:
+        return None
     updated = connection.execute(
         update(shipments)
         .where(shipments.c.identifier == row.identifier)

@@ -21,7 +21,7 @@ from sqlalchemy import Connection, bindparam, select, text
 from ..errors import LeaseLost
 from ..measurements import event_key
 from ..model import JobAlert, JobResult, from_ms, new_id, percentage, to_ms
-from . import leases
+from . import facts, leases
 from .leases import JobLease
 from .ledger import Entry
 from .operator import raise_alert
@@ -312,7 +312,7 @@ def _done(connection: Connection, job: str, day: date, customers: Collection[str
 
 
 def _last(connection: Connection, job: str) -> LastRun | None:
-    found = leases.read(connection, f"job:{job}:last")
+    found = facts.read(connection, f"job:{job}:last")
     if found is None:
         return None
     return LastRun(
@@ -334,4 +334,4 @@ def _note_last(connection: Connection, job: str, last: LastRun) -> None:
         "is_bad": last.is_bad,
         "error": last.error,
     }
-    leases.write(connection, f"job:{job}:last", noted)
+    facts.write(connection, f"job:{job}:last", noted)

@@ -5,22 +5,15 @@ Functions take an open connection; the caller commits.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection
 
 from ..errors import LeaseLost
 from ..model import to_ms
-from .tables import meta
-
-_WRITE = text(
-    "INSERT INTO meta (name, value) VALUES (:name, :value) "
-    "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-)
+from . import facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +39,7 @@ def take(
     """
     if holder(connection, job, now, duration, is_gone) not in (None, owner):
         return None
-    held = read(connection, _name(job))
+    held = facts.read(connection, _name(job))
     lease = JobLease(job, owner, held["token"] + 1 if held else 1)
     extend(connection, lease, now + duration)
     return lease
@@ -60,7 +53,7 @@ def holder(
     is_gone: Callable[[str], bool],
 ) -> str | None:
     """Who holds *job* now."""
-    held = read(connection, _name(job))
+    held = facts.read(connection, _name(job))
     # One that ends later than any can was made before the clock was set back: it is over too.
     if held is None or not to_ms(now) < held["until_ms"] <= to_ms(now + 2 * duration):
         return None
@@ -73,7 +66,7 @@ def check(connection: Connection, lease: JobLease) -> None:
 
     :raises LeaseLost: another has taken over.
     """
-    held = read(connection, _name(lease.job))
+    held = facts.read(connection, _name(lease.job))
     if held is None or (held["owner"], held["token"]) != (lease.owner, lease.token):
         who = held["owner"] if held else "nobody"
         raise LeaseLost(f"the job {lease.job} has been taken over by {who}")
@@ -81,25 +74,17 @@ def check(connection: Connection, lease: JobLease) -> None:
 
 def extend(connection: Connection, lease: JobLease, until: datetime) -> None:
     """Hold it until then; the caller has checked it."""
-    held = {"owner": lease.owner, "token": lease.token, "until_ms": to_ms(until)}
-    write(connection, _name(lease.job), held)
+    _write(connection, lease, to_ms(until))
 
 
 def leave(connection: Connection, lease: JobLease) -> None:
     """Give it back; the caller has checked it."""
-    write(connection, _name(lease.job), {"owner": lease.owner, "token": lease.token, "until_ms": 0})
+    _write(connection, lease, 0)
 
 
-def read(connection: Connection, name: str) -> dict[str, Any] | None:
-    """The entry *name* of ``meta``, locked where writers are not alone."""
-    query = select(meta.c.value).where(meta.c.name == name).with_for_update()
-    found = connection.execute(query).scalar()
-    return None if found is None else dict(json.loads(found))
-
-
-def write(connection: Connection, name: str, value: Mapping[str, Any]) -> None:
-    """Set the entry *name* of ``meta``."""
-    connection.execute(_WRITE, {"name": name, "value": json.dumps(value)})
+def _write(connection: Connection, lease: JobLease, until_ms: int) -> None:
+    held = {"owner": lease.owner, "token": lease.token, "until_ms": until_ms}
+    facts.write(connection, _name(lease.job), held)
 
 
 def _name(job: str) -> str:

@@ -18,7 +18,17 @@ from typing import Any, NamedTuple, cast
 
 from ..catalogue import CANARY
 from ..errors import InvalidEvent, KeyConflict, UnknownEvent
-from ..model import Aggregation, Customer, Flag, Meter, UsageEvent, from_ms, to_ms
+from ..model import (
+    DAY_MS,
+    MINUTE_MS,
+    Aggregation,
+    Customer,
+    Flag,
+    Meter,
+    UsageEvent,
+    from_ms,
+    to_ms,
+)
 from ..schemas import canonical_json
 from .alerts import AlertBook, AlertPolicy, Reached
 from .book import PeriodBook, Span
@@ -81,9 +91,6 @@ _ADD_TO_DAY = (
 )
 _FORGET_SIGHT = "DELETE FROM seen WHERE customer = ? AND meter = ? AND period = ? AND key_hash = ?"
 
-_MINUTE_MS = 60_000
-_DAY_MS = 86_400_000
-
 
 def adjustment_key(key: str) -> str:
     """The key of the adjustment that voids the event with *key*."""
@@ -110,7 +117,7 @@ class Row(NamedTuple):
     @property
     def minute(self) -> int:
         """Start of the minute of occurrence."""
-        return self.occurred_at - self.occurred_at % _MINUTE_MS
+        return self.occurred_at - self.occurred_at % MINUTE_MS
 
     @property
     def is_intact(self) -> bool:
@@ -133,7 +140,7 @@ class Entry(NamedTuple):
     def is_late(self) -> bool:
         """Whether the day of its occurrence may have been added up already."""
         row = self.row
-        return self.is_replayed or row.occurred_at // _DAY_MS < row.recorded_at // _DAY_MS
+        return self.is_replayed or row.occurred_at // DAY_MS < row.recorded_at // DAY_MS
 
 
 def _checksum(fields: tuple[Any, ...]) -> str:
@@ -383,7 +390,7 @@ class Ledger:
                 since = min(since, row.recorded_at)
                 buckets[minute] = (added + increment, max(last_at, occurred_at), since, trace)
                 if entry.is_late:
-                    day = occurred_at - occurred_at % _DAY_MS
+                    day = occurred_at - occurred_at % DAY_MS
                     late.append((increment, customer, meter, span.start, day))
             lane = Lane(customer, meter, span.start)
             total, events, last_at = totals.get(lane, (0, 0, 0))

@@ -7,46 +7,48 @@ else, and only while the minute is as it was when it was judged, so that two at 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Table, case, func, select, text, update
 
-from ..model import from_ms, to_ms
+from ..model import DAY_MS, HOUR_MS, from_ms, to_ms
 from ..reconciliation import Difference, Minute, Repair, Sent
-from ..shipment import ShipmentState
+from ..shipment import DeadReason, ShipmentState
 from . import doubt
 from .book import Deadlines, PeriodBook
-from .delivery import MAX_AGE_MS, count
+from .delivery import count
 from .journal import Decision, note
 from .tables import buckets, shipments
 from .transactions import Transactions
 
-_HOUR_MS = 3_600_000
-_DAY_MS = 24 * _HOUR_MS
-
 #: Dead shipments read at a time.
 _PAGE = 500
+
+_IN_VAIN = {
+    DeadReason.EXPIRED: "older than 35 days: Stripe takes no correction",
+    DeadReason.LATE: "its invoice is final: a correction would be billed nowhere",
+}
 
 _OPEN = (ShipmentState.READY.value, ShipmentState.SENDING.value, ShipmentState.IN_DOUBT.value)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class LaneBook:
     """One customer's meter in a stretch of time, in wire units; a few entries for each day."""
 
     #: UTC day -> what Stripe is held to have counted, where that is not nothing.
-    days: dict[datetime, int] = field(default_factory=dict)
+    days: Mapping[datetime, int]
     #: UTC day -> the latest delivery that Stripe is held to have counted.
-    settled: dict[datetime, datetime] = field(default_factory=dict)
-    has_dead: bool = False
+    settled: Mapping[datetime, datetime]
+    has_dead: bool
     #: What Stripe has not been seen to accept, and since when; None = nothing.
-    unshipped: int = 0
-    oldest_open: datetime | None = None
+    unshipped: int
+    oldest_open: datetime | None
     #: Hours with usage.
-    hours: frozenset[datetime] = frozenset()
+    hours: frozenset[datetime]
 
     @property
     def is_empty(self) -> bool:
@@ -80,53 +82,40 @@ class Reconciling:
 
     def lane(self, customer: str, meter: str, start: datetime, end: datetime) -> LaneBook:
         """Everything of ``[start, end)``, by the day."""
-        found = LaneBook()
-        day = shipments.c.minute - shipments.c.minute % _DAY_MS
-        where = _within(shipments, customer, meter, start, end)
-        opened: list[int] = []
+        day = shipments.c.minute - shipments.c.minute % DAY_MS
+        hour = buckets.c.minute - buckets.c.minute % HOUR_MS
+        recorded = _within(buckets, customer, meter, start, end)
+        sent = select(
+            day.label("day"),
+            shipments.c.state,
+            func.sum(shipments.c.counted).label("counted"),
+            func.min(shipments.c.minute).label("oldest"),
+            func.max(case((shipments.c.counted != 0, shipments.c.settled_at))).label("settled"),
+        ).where(_within(shipments, customer, meter, start, end))
+        unshipped = select(
+            func.sum(buckets.c.total - buckets.c.counted), func.min(buckets.c.minute)
+        ).where(recorded, text("total <> counted"))
         with self._transactions.reading() as connection:
-            for row in connection.execute(
-                select(
-                    day.label("day"),
-                    shipments.c.state,
-                    func.sum(shipments.c.counted).label("counted"),
-                    func.min(shipments.c.minute).label("oldest"),
-                    func.max(case((shipments.c.counted != 0, shipments.c.settled_at))).label(
-                        "settled"
-                    ),
-                )
-                .where(where)
-                .group_by(day, shipments.c.state)
-            ):
-                if row.state == ShipmentState.DELIVERED.value:
-                    if row.settled is not None:
-                        found.settled[from_ms(row.day)] = from_ms(row.settled)
-                    if row.counted:
-                        found.days[from_ms(row.day)] = int(row.counted)
-                elif row.state == ShipmentState.DEAD.value:
-                    found.has_dead = True
-                elif row.state in _OPEN:
-                    found.unshipped += int(row.counted)
-                    opened.append(row.oldest)
-            units, oldest = connection.execute(
-                select(
-                    func.sum(buckets.c.total - buckets.c.counted), func.min(buckets.c.minute)
-                ).where(_within(buckets, customer, meter, start, end), text("total <> counted"))
-            ).one()
-            if oldest is not None:
-                found.unshipped += int(units)
-                opened.append(oldest)
-            hour = buckets.c.minute - buckets.c.minute % _HOUR_MS
-            used = select(hour).where(_within(buckets, customer, meter, start, end)).distinct()
-            found.hours = frozenset(map(from_ms, connection.execute(used).scalars()))
-        found.oldest_open = from_ms(min(opened)) if opened else None
-        return found
+            rows = connection.execute(sent.group_by(day, shipments.c.state)).all()
+            units, oldest = connection.execute(unshipped).one()
+            hours = connection.execute(select(hour).where(recorded).distinct()).scalars().all()
+        delivered = [row for row in rows if row.state == ShipmentState.DELIVERED.value]
+        on_way = [row for row in rows if row.state in _OPEN]
+        begun = [row.oldest for row in on_way] + ([] if oldest is None else [oldest])
+        return LaneBook(
+            days={from_ms(row.day): int(row.counted) for row in delivered if row.counted},
+            settled={from_ms(row.day): from_ms(row.settled) for row in delivered if row.settled},
+            has_dead=any(row.state == ShipmentState.DEAD.value for row in rows),
+            unshipped=sum(int(row.counted) for row in on_way) + int(units or 0),
+            oldest_open=from_ms(min(begun)) if begun else None,
+            hours=frozenset(map(from_ms, hours)),
+        )
 
     def hours(
         self, customer: str, meter: str, start: datetime, end: datetime
     ) -> dict[datetime, int]:
         """Hour -> what Stripe is held to have counted, where that is not nothing."""
-        hour = shipments.c.minute - shipments.c.minute % _HOUR_MS
+        hour = shipments.c.minute - shipments.c.minute % HOUR_MS
         query = (
             select(hour, func.sum(shipments.c.counted))
             .where(
@@ -246,12 +235,10 @@ class Reconciling:
             )
         ).scalar()
         moment = to_ms(minute.start) if last_at is None else int(last_at)
-        if moment < now_ms - MAX_AGE_MS:
-            return "older than 35 days: Stripe takes no correction"
         deadlines = Deadlines(PeriodBook(self._mark), self._grace_ms)
-        if deadlines.is_late(connection, minute.customer, minute.meter, moment, now_ms):
-            return "its invoice is final: a correction would be billed nowhere"
-        return None
+        where = (minute.customer, minute.meter, moment)
+        dead = deadlines.dead_reason(connection, *where, now_ms)
+        return None if dead is None else _IN_VAIN[dead]
 
 
 def _what(minute: Minute, repair: Repair) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, select, true
 
-from ..model import Aggregation, Meter
+from ..model import DAY_MS, Aggregation, Meter
 from .book import PeriodBook
 from .cursor import cursor_of
 from .ledger import ADJUST, EVENT_COLUMNS, Row, key_hash
@@ -30,8 +30,6 @@ Progress = Callable[[int], None]
 _REPORTED = 10_000
 #: Rows that are fetched at once where a table is read from end to end.
 _FETCHED = 1000
-
-_DAY_MS = 86_400_000
 
 _COLUMNS = tuple(events.c[name] for name in EVENT_COLUMNS)
 
@@ -147,7 +145,7 @@ class Aggregate:
         if increment := self.total - before:
             total, last_at = self.minutes.get(row.minute, (0, 0))
             self.minutes[row.minute] = (total + increment, max(last_at, row.occurred_at))
-            self.days[row.minute - row.minute % _DAY_MS] += increment
+            self.days[row.minute - row.minute % DAY_MS] += increment
         return increment
 
     def _count(self, row: Row, sign: int) -> None:

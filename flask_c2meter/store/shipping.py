@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from ..model import MINUTE_MS
 from ..shipment import Shipment, ShipmentState
 
 #: Stands for every customer, or every meter, in ``lanes``.
@@ -21,7 +22,7 @@ UNEXPLAINED = "unexplained_refusals"
 RECONCILED = "reconciled"
 
 #: While a hold lasts, one shipment is tried this often.
-PROBE_MS = 60_000
+PROBE_MS = MINUTE_MS
 #: The breaker's hold of everything: Stripe is down, so look more often.
 UNAVAILABLE = "stripe_unavailable"
 UNAVAILABLE_PROBE_MS = 5_000
@@ -131,7 +132,5 @@ class MeterCounts:
     reserved: int = 0
     #: Occurrence of the oldest event not yet delivered, UTC milliseconds.
     oldest_unshipped_ms: int | None = None
-    #: Number of shipments that Stripe has, and that wait for a decision or were written off.
-    delivered_shipments: int = 0
+    #: Number of shipments that wait for a decision.
     dead_shipments: int = 0
-    discarded_shipments: int = 0

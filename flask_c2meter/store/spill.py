@@ -68,13 +68,21 @@ class Spill:
                 _unlock(file)
 
     def pending(self) -> int:
-        """Number of events waiting in the file."""
+        """Number of events waiting in the file.
+
+        :raises StoreUnavailable: it cannot be read.
+        """
         # A replay may rename the one to the other between the two looks: the same file counts once.
-        return sum(dict(map(_lines, (self.path, self._replaying))).values())
+        with _reading():
+            return sum(dict(map(_lines, (self.path, self._replaying))).values())
 
     def corrupt(self) -> int:
-        """Number of lines set aside because they could not be read."""
-        return _lines(self.corrupt_path)[1]
+        """Number of lines set aside because they could not be read.
+
+        :raises StoreUnavailable: neither can the file with them.
+        """
+        with _reading():
+            return _lines(self.corrupt_path)[1]
 
     @property
     def is_empty(self) -> bool:
@@ -88,7 +96,12 @@ class Spill:
 
         :param record: writes rows durably; if it raises, the rest stays for the next call.
         :return: number of rows recorded.
+        :raises StoreUnavailable: the file cannot be read or removed; also what *record* raises.
         """
+        with _reading():
+            return self._replay(record)
+
+    def _replay(self, record: Callable[[Sequence[Row]], object]) -> int:
         recorded = 0
         while not self.is_empty:
             if not self._replaying.exists():
@@ -133,6 +146,17 @@ class Spill:
         os.unlink(self._replaying)
         _fsync_folder(self.path)
         return len(rows)
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Within, the operating system's exceptions are ours."""
+    try:
+        yield
+    except StoreUnavailable:  # an OSError too: the store's own
+        raise
+    except OSError as exc:
+        raise StoreUnavailable(f"cannot read the spill file: {exc.strerror}") from exc
 
 
 def _line(row: Row) -> bytes:

@@ -85,7 +85,7 @@ class SqliteStore(Store):
     # -- the protocol ------------------------------------------------------------------------------
 
     def append(self, entries: Sequence[Entry]) -> list[bool]:
-        with self._turn() as opened:
+        with _Turn(self) as opened:
             cursor = opened.driver.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:
@@ -113,7 +113,7 @@ class SqliteStore(Store):
 
     @contextmanager
     def writing(self) -> Iterator[Connection]:
-        with self._turn() as opened, opened.writer.begin():
+        with _Turn(self) as opened, opened.writer.begin():
             yield opened.writer
 
     @contextmanager
@@ -185,10 +185,6 @@ class SqliteStore(Store):
 
     # -- taking turns ------------------------------------------------------------------------------
 
-    def _turn(self) -> _Turn:
-        """The right to write: one thread of one process at a time."""
-        return _Turn(self)
-
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """The driver's exceptions as ours; after a failure the file is opened anew."""
@@ -217,10 +213,9 @@ class SqliteStore(Store):
 
     def _failed(self, cause: BaseException | None) -> None:
         self.is_failing = True
-        busy = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
-        if not busy and not isinstance(
-            cause, _Locked
-        ):  # after a failed fsync only a new connection tells the truth
+        is_busy = getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+        if not (is_busy or isinstance(cause, _Locked)):
+            # After a failed fsync only a new connection tells the truth.
             self.close()
 
     # -- opening -----------------------------------------------------------------------------------

@@ -13,17 +13,15 @@ from datetime import date, datetime
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
-from ..model import Customer, from_ms, to_ms
+from ..model import DAY_MS, HOUR_MS, MINUTE_MS, Customer, from_ms, to_ms
 from ..periods import BillingPeriod, History
 from .book import load
 from .cursor import cursor_of
 from .ledger import Lane
 from .tables import buckets, customers, days, totals
 
-_DAY_MS = 86_400_000
-
 #: A day is added up only this long after its end: by then all that was recorded in it is committed.
-_SETTLED_MS = 3_600_000
+_SETTLED_MS = HOUR_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def add_up(connection: Connection, customer: str, now: datetime) -> None:
             days.insert(),
             [
                 {**lane._asdict(), "day": day, "total": totals_by_day.get(day, 0)}
-                for day in range(_day(start), end, _DAY_MS)
+                for day in range(_day(start), end, DAY_MS)
             ],
         )
 
@@ -106,7 +104,7 @@ def _due(connection: Connection, customer: str, now: datetime) -> Iterator[tuple
         ).scalar()
         # A period that is over is added up to its last usage; one that goes on, up to today.
         if last is not None and _day(start) < today:
-            yield lane, start, min(today, _day(last) + _DAY_MS)
+            yield lane, start, min(today, _day(last) + DAY_MS)
 
 
 def _unfinished(
@@ -128,7 +126,7 @@ def _unfinished(
     for *key, last in rows:
         lane = Lane(*key)
         if lane.meter not in begun_before:
-            yield lane, lane.period if last is None else last + _DAY_MS
+            yield lane, lane.period if last is None else last + DAY_MS
         if lane.period <= first:
             begun_before.add(lane.meter)
 
@@ -137,9 +135,9 @@ def _by_day(
     connection: Connection, lane: Lane, start: int, end: int | None = None
 ) -> list[tuple[int, int]]:
     """Day -> usage, from the minutes in ``[start, end)``."""
-    day = buckets.c.minute - buckets.c.minute % _DAY_MS
+    day = buckets.c.minute - buckets.c.minute % DAY_MS
     query = select(day, func.sum(buckets.c.total)).where(
-        _is_of(lane), buckets.c.minute >= start - start % 60_000
+        _is_of(lane), buckets.c.minute >= start - start % MINUTE_MS
     )
     if end is not None:
         query = query.where(buckets.c.minute < end)
@@ -155,4 +153,4 @@ def _is_of(lane: Lane) -> ColumnElement[bool]:
 
 
 def _day(moment: int) -> int:
-    return moment - moment % _DAY_MS
+    return moment - moment % DAY_MS

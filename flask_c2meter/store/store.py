@@ -6,7 +6,6 @@ and how to append a batch fast. Everything else is here, once, and tested by one
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -14,12 +13,12 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import date, datetime
 from typing import Any, Literal
 
-from sqlalchemy import Connection, not_, select, text
+from sqlalchemy import Connection, not_, select
 
 from ..errors import StoreUnavailable
 from ..model import Meter, UsageEvent, to_ms
 from ..shipment import Shipment
-from . import audit, counting, delivery, doubt, journal, lanes, measures, rebuild
+from . import audit, counting, delivery, doubt, facts, journal, lanes, measures, rebuild
 from .alerts import AlertPolicy
 from .announcements import Announcements
 from .book import Deadlines, PeriodBook
@@ -44,8 +43,9 @@ from .shipping import (
 )
 from .standing import Standing, add_up, is_behind, standing, usage_by_day
 from .subscriptions import Subscriptions
-from .tables import customers, events, meta, shipments
+from .tables import customers, events, shipments
 from .trail import Trails
+from .transactions import writing
 
 
 class Store(ABC):
@@ -53,6 +53,7 @@ class Store(ABC):
 
     :param meters: the catalogue's meters by name.
     :param alerts: when to raise alerts, and how long usage of a period that is over is billed.
+    :param mark: the driver's parameter mark, ``?`` or ``%s``.
 
     Every method raises :class:`~flask_c2meter.errors.StoreUnavailable` while the database cannot be
     used and :class:`~flask_c2meter.errors.CorruptStore` if it is damaged.
@@ -115,9 +116,6 @@ class Store(ABC):
     @abstractmethod
     def abandon(self) -> None:
         """Called in a forked child: let go of what was inherited without closing it."""
-
-    def _writing(self, on: Connection | None) -> AbstractContextManager[Connection]:
-        return self.writing() if on is None else nullcontext(on)
 
     # -- recording -----------------------------------------------------------------------------
 
@@ -190,17 +188,10 @@ class Store(ABC):
             rows = connection.execute(query.limit(limit)).all()
         return [decode(Row._make(row), self.meters) for row in reversed(rows)]
 
-    def has_events_besides(self, customer: str, prefixes: Sequence[str]) -> bool:
-        """Whether *customer* has an event whose key begins with none of *prefixes*."""
-        others = [not_(events.c.key.startswith(each, autoescape=True)) for each in prefixes]
-        query = select(events.c.id).where(events.c.customer == customer, *others).limit(1)
-        with self.reading() as connection:
-            return connection.execute(query).first() is not None
-
     def latest_events(
         self, customer: str | None, meter: str | None, limit: int, page: int = 1000
     ) -> Iterator[UsageEvent]:
-        """The same, read little by little; what is recorded meanwhile is not among them."""
+        """The same, *page* by *page*; what is recorded meanwhile is not among them."""
         ids = select(events.c.id).order_by(events.c.id.desc())
         query = select(events.c.id, *(events.c[name] for name in EVENT_COLUMNS))
         for column, wanted in ((events.c.customer, customer), (events.c.meter, meter)):
@@ -218,6 +209,13 @@ class Store(ABC):
                 rows = connection.execute(query.where(events.c.id > after)).all()
             yield from (decode(Row._make(row[1:]), self.meters) for row in rows)
             after = rows[-1].id if rows else last
+
+    def has_events_besides(self, customer: str, prefixes: Sequence[str]) -> bool:
+        """Whether *customer* has an event whose key begins with none of *prefixes*."""
+        others = [not_(events.c.key.startswith(each, autoescape=True)) for each in prefixes]
+        query = select(events.c.id).where(events.c.customer == customer, *others).limit(1)
+        with self.reading() as connection:
+            return connection.execute(query).first() is not None
 
     def standing(self, customer: str) -> Standing:
         """Where *customer* stands: its periods and totals."""
@@ -275,38 +273,34 @@ class Store(ABC):
     def facts(self) -> dict[str, Any]:
         """Every entry of ``meta``, decoded."""
         with self.reading() as connection:
-            return {
-                name: json.loads(value) for name, value in connection.execute(select(meta)).all()
-            }
+            return facts.every(connection)
 
     def note(self, name: str, value: object) -> None:
         """Set the entry *name* of ``meta``; None removes it."""
         with self.writing() as connection:
-            _note(connection, name, value)
+            facts.write(connection, name, value)
 
     def note_once(self, name: str, value: object) -> Any:
         """Set the entry *name* unless it is set; return what it is now."""
         with self.writing() as connection:
-            found = connection.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
-            if found is not None:
-                return json.loads(found)
-            _note(connection, name, value)
+            if (found := facts.read(connection, name)) is not None:
+                return found
+            facts.write(connection, name, value)
             return value
 
     def add(self, name: str, amounts: Mapping[str, int], on: Connection | None = None) -> None:
         """Add *amounts* to the numbers in the entry *name* of ``meta``."""
-        with self._writing(on) as connection:
-            found = connection.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
-            sums = Counter(json.loads(found) if found else {})
+        with writing(self, on) as connection:
+            sums = Counter(facts.read(connection, name) or {})
             sums.update(amounts)
-            _note(connection, name, sums)
+            facts.write(connection, name, sums)
 
     def note_newer(self, name: str, value: int, on: Connection) -> bool:
         """Set the entry *name* of ``meta`` to *value*, unless it is greater; whether it was not."""
-        found = on.execute(select(meta.c.value).where(meta.c.name == name)).scalar()
-        if found is not None and json.loads(found) > value:
+        found = facts.read(on, name)
+        if found is not None and found > value:
             return False
-        _note(on, name, value)
+        facts.write(on, name, value)
         return True
 
     # -- delivery ------------------------------------------------------------------------------
@@ -391,7 +385,7 @@ class Store(ABC):
 
         :param names: their identifiers, or the ``Idempotency-Key`` of an attempt of theirs.
         """
-        with self._writing(on) as connection:
+        with writing(self, on) as connection:
             return delivery.reject(connection, names, code, to_ms(now))
 
     def hold_meter(self, meter: str, reason: str, now: datetime, on: Connection) -> bool:
@@ -403,7 +397,7 @@ class Store(ABC):
 
     def lift_hold(self, meter: str, on: Connection | None = None) -> None:
         """Send *meter* again."""
-        with self._writing(on) as connection:
+        with writing(self, on) as connection:
             lanes.lift_holds(connection, [meter])
 
     def prolong_doubt(self, identifier: str, until_ms: int, absent_since_ms: int | None) -> None:
@@ -447,9 +441,3 @@ class Store(ABC):
         """Derive everything anew from the events; return their number."""
         with self.writing() as connection:
             return rebuild.rebuild(connection, self.meters, to_ms(now))
-
-
-def _note(connection: Connection, name: str, value: object) -> None:
-    connection.execute(text("DELETE FROM meta WHERE name = :name"), {"name": name})
-    if value is not None:
-        connection.execute(meta.insert(), {"name": name, "value": json.dumps(value)})

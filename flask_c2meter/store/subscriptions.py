@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
 
@@ -21,7 +20,7 @@ from . import book, rebuild
 from .cursor import cursor_of
 from .ledger import Ledger
 from .tables import alerts, customers, periods
-from .transactions import Transactions
+from .transactions import Transactions, writing
 
 if TYPE_CHECKING:
     from ..stripe_objects import ClosingInvoice
@@ -84,7 +83,7 @@ class Subscriptions:
 
     def have_looked_at(self, customer: str, now: datetime, on: Connection | None = None) -> None:
         """Have *customer* looked at as soon as possible."""
-        with self._writing(on) as connection:
+        with writing(self._transactions, on) as connection:
             connection.execute(
                 update(customers).where(customers.c.id == customer).values(read_due_at=to_ms(now))
             )
@@ -172,9 +171,6 @@ class Subscriptions:
         ]
         self._take_in(on, customer, history, terms, at)
         return bool(terms)
-
-    def _writing(self, on: Connection | None) -> AbstractContextManager[Connection]:
-        return self._transactions.writing() if on is None else nullcontext(on)
 
     def _take_in(
         self,

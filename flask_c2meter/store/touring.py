@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, text
 
-from .book import Deadlines
+from ..model import MINUTE_MS
 from .shipping import LaneTour
 
 #: Stripe takes timestamps up to 5 minutes ahead.
-MAX_AHEAD_MS = 5 * 60_000
+MAX_AHEAD_MS = 5 * MINUTE_MS
 
 # The next customers with open buckets: one step through the index for each, whatever the backlog.
 _NEXT_CUSTOMERS = (
@@ -62,14 +62,12 @@ _CLOSING_BUCKETS = text(_CLOSING_CUSTOMERS + _OLDEST_BUCKETS)
 
 
 def closing(
-    connection: Connection,
-    tour: LaneTour,
-    meters: Collection[str],
-    want: int,
-    deadlines: Deadlines,
-    now_ms: int,
+    connection: Connection, meters: Collection[str], want: int, now_ms: int, *, grace_ms: int
 ) -> list[Row[Any]]:
-    """Up to *want* open buckets of cycles that have ended and are not final, one per lane."""
+    """Up to *want* open buckets of cycles that have ended and are not final, one per lane.
+
+    :param grace_ms: how long after a cycle's end its invoice is finalised.
+    """
     found: list[Row[Any]] = []
     for meter in meters:
         if (visits := want - len(found)) > 0:
@@ -79,7 +77,7 @@ def closing(
                     "meter": meter,
                     "visits": visits,
                     "now": now_ms,
-                    "closed": now_ms - deadlines.grace_ms,
+                    "closed": now_ms - grace_ms,
                     "horizon": now_ms + MAX_AHEAD_MS,
                 },
             )
@@ -88,12 +86,7 @@ def closing(
 
 
 def open_lanes(
-    connection: Connection,
-    tour: LaneTour,
-    meters: Collection[str],
-    want: int,
-    deadlines: Deadlines,
-    now_ms: int,
+    connection: Connection, meters: Collection[str], want: int, now_ms: int, *, tour: LaneTour
 ) -> list[Row[Any]]:
     """Up to *want* open buckets of free lanes, one per lane, the meters taking turns."""
     later = sorted(meter for meter in meters if meter > tour.last_meter)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, func, select
 
-from ..model import Aggregation, Meter, Period, UsageEvent, from_ms, to_ms
+from ..model import MINUTE_MS, Aggregation, Meter, Period, UsageEvent, from_ms, to_ms
 from ..shipment import Shipment, ShipmentState
 from .book import PeriodBook
 from .delivery import shipment_from
@@ -25,9 +25,8 @@ from .replay import Aggregate, Pair, Progress, Replay, Step, streamed, watched
 from .tables import buckets, events, shipments, totals
 from .transactions import Transactions
 
-_MINUTE_MS = 60_000
 _COLUMNS = tuple(events.c[name] for name in EVENT_COLUMNS)
-_MINUTE = events.c.occurred_at - events.c.occurred_at % _MINUTE_MS
+_MINUTE = events.c.occurred_at - events.c.occurred_at % MINUTE_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +91,8 @@ class Trails:
 
     def minute(self, shipment: Shipment, limit: int) -> tuple[list[Shipment], list[Traced]]:
         """All shipments of the minute of *shipment*, and its first *limit* operations."""
-        start = to_ms(shipment.timestamp) - to_ms(shipment.timestamp) % _MINUTE_MS
-        period = Period(from_ms(start), from_ms(start + _MINUTE_MS))
+        start = to_ms(shipment.timestamp) - to_ms(shipment.timestamp) % MINUTE_MS
+        period = Period(from_ms(start), from_ms(start + MINUTE_MS))
         pair = Pair(shipment.customer, shipment.meter)
         with self._transactions.reading() as connection:
             trail = Trail(connection, self._meters, pair, period)

@@ -1,8 +1,8 @@
-"""What the parts of a store need of it: transactions. Imports nothing but types."""
+"""What the parts of a store need of it: transactions."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -17,3 +17,10 @@ class Transactions(Protocol):
 
     def reading(self) -> AbstractContextManager[Connection]:
         """A read transaction that sees one snapshot."""
+
+
+def writing(
+    transactions: Transactions, on: Connection | None
+) -> AbstractContextManager[Connection]:
+    """The caller's write transaction *on*, which is the caller's to commit, or one of our own."""
+    return transactions.writing() if on is None else nullcontext(on)

@@ -21,7 +21,7 @@ from ..headers import HeaderPolicy, Pair, RequestFacts
 from ..hooks import Hooks, MailSender, StorageLoader, SubscriptionLoader
 from ..limiting import limiter_of
 from ..metering import Metering
-from ..operation import Refusal, is_preflight, method_of
+from ..operation import Refusal, facts_of, is_preflight
 from ..process import Host
 from ..terms import Terms
 from .call import CustomerOf, EnvironCall, Reply, path_of
@@ -106,7 +106,7 @@ class MeterMiddleware:
 
     def __call__(self, environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        facts = _facts(environ)
+        facts = facts_of(environ)
         dress = self._dress_for(facts)
         if self._policy.answers(facts):
             start_response(
@@ -165,15 +165,6 @@ def _dressing(start_response: StartResponse, dress: Dress) -> StartResponse:
         return start_response(status, dress(list(headers)), exc_info)
 
     return start
-
-
-def _facts(environ: Mapping[str, Any]) -> RequestFacts:
-    return RequestFacts(
-        method=method_of(environ),
-        is_https=environ["wsgi.url_scheme"] == "https",
-        origin=environ.get("HTTP_ORIGIN"),
-        requested_method=environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD"),
-    )
 
 
 def _most_bytes(settings: Mapping[str, Any]) -> int | None:

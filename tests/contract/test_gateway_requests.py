@@ -158,7 +158,7 @@ def test_reads_are_made_as_stripe_describes(
 ) -> None:
     minute = NOW.replace(second=0, microsecond=0)
     gateway.minute_total("verify_operations", "cus_1", minute)
-    gateway.total("verify_operations", "cus_1", minute, minute + timedelta(days=31))
+    gateway.totals("verify_operations", "cus_1", minute, minute + timedelta(days=31))
     assert len(stripe_http.calls) == 3
     for call in stripe_http.calls:
         check(call.request)

@@ -415,9 +415,7 @@ def test_what_may_have_arrived_is_never_called_expired(store: Store) -> None:
 def test_a_doubt_that_ends_as_delivered_is_delivered(store: Store) -> None:
     doubt = _in_doubt(store)
     store.end_doubt(doubt.shipment.identifier, "delivered", to_ms(NOW + 25 * HOUR))
-    assert store.counts()["verify"] == MeterCounts(
-        recorded=2, delivered=2, events=1, delivered_shipments=1
-    )
+    assert store.counts()["verify"] == MeterCounts(recorded=2, delivered=2, events=1)
     assert Sender(store).claim(at=NOW + 25 * HOUR) == []
     assert_consistent(store)
 
@@ -446,9 +444,7 @@ def test_a_doubt_ends_once(store: Store) -> None:
     store.end_doubt(identifier, "delivered", to_ms(NOW + 25 * HOUR))
     for verdict in ("lost", "ambiguous"):
         store.end_doubt(identifier, verdict, to_ms(NOW + 26 * HOUR))  # type: ignore[arg-type]
-    assert store.counts()["verify"] == MeterCounts(
-        recorded=2, delivered=2, events=1, delivered_shipments=1
-    )
+    assert store.counts()["verify"] == MeterCounts(recorded=2, delivered=2, events=1)
     assert_consistent(store)
 
 
@@ -605,7 +601,6 @@ def test_counts_say_where_each_unit_is(store: Store) -> None:
         dead=10,
         events=6,
         oldest_unshipped_ms=to_ms(NOW - HOUR),
-        delivered_shipments=1,
         dead_shipments=1,
     )
     assert store.counts()["sign"] == MeterCounts()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,15 @@ def check_all_heard_once(host: Host, ends: FarEnds) -> None:
 
 def ask(host: Host, *arguments: str) -> Any:
     return host.app.test_cli_runner().invoke(args=["c2meter", *arguments])
+
+
+def test_how_much_is_used_is_said_exactly_whatever_the_hosts_decimal_context(
+    service: Host,
+) -> None:
+    use(service, 1700)
+    with localcontext(prec=1):
+        (notice,) = notices(service)
+    assert notice.alert.utilization == Decimal("0.85")
 
 
 class TestFromTheCrossing:

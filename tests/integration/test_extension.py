@@ -277,6 +277,12 @@ class TestCors:
         assert answer.headers["Vary"] == "Origin"
         assert host.events() == []
 
+    def test_also_if_the_server_passes_the_method_on_as_it_was_sent(self, host: Host) -> None:
+        as_sent = {"REQUEST_METHOD": "options"}
+        answer = host.client({}).options("/sign", headers=PREFLIGHT, environ_overrides=as_sent)
+        assert answer.headers["Access-Control-Allow-Origin"] == ORIGIN
+        assert "POST" in answer.headers["Access-Control-Allow-Methods"]
+
     @pytest.mark.parametrize("is_earlier", [True, False], ids=["earlier", "later"])
     def test_whenever_the_hosts_login_was_registered(
         self, new_app: Callable[..., Flask], is_earlier: bool

@@ -183,6 +183,21 @@ class TestFailures:
             assert row["failure"].startswith("not delivered after 4 s: all is held, 403")
         assert all(used.total == 0 for used in host.metering.usage(host.events()[0].customer))
 
+    def test_deliveries_of_one_meter_that_are_held(
+        self, app: Callable[..., Host], stripe_emulator: StripeEmulator
+    ) -> None:
+        host = app()
+        stripe_emulator.fail(
+            400,
+            times=None,
+            path="/v1/billing/meter_events",
+            code="archived_meter",
+            match=lambda request: request.params["event_name"] == "sites",
+        )
+        rows = trials(host, "--timeout", "4")
+        assert rows["sites"]["failure"] == "not delivered after 4 s: it is held, archived_meter"
+        assert rows["verify"]["passed"] and rows["storage"]["passed"]
+
     def test_summaries_that_never_come(self, app: Callable[..., Host]) -> None:
         with StripeEmulator(aggregation_delay=timedelta(hours=1)) as slow:
             host = app(C2METER_STRIPE_BASE_URL=slow.url)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +16,7 @@ from flask_host import Host, wait_until
 
 from flask_c2meter import Customer
 from flask_c2meter.emulator import StripeEmulator
+from flask_c2meter.model import to_ms
 from flask_c2meter.testing import FrozenClock
 
 STATES = ("unshipped", "in_flight", "delivered", "in_doubt", "dead", "discarded")
@@ -193,6 +196,13 @@ def test_what_is_not_meant_to_be_delivered_is_no_backlog(
     assert row == ["api_calls", "1", "not", "sent", "0", "0", "0", "0", "0"]
 
 
+def test_usage_that_waits_since_this_very_second_is_a_backlog_too(host: Host) -> None:
+    host.metering.record("sign_operations", "cus_1", manifest_id="m-1")
+    report = status(host)
+    waiting = report["meters"]["sign_operations"]["oldest_unshipped_age_s"]
+    assert report["oldest_unshipped_age_s"] == waiting == 0
+
+
 def test_analytics_meters_are_never_a_backlog(host: Host, c2meter_clock: FrozenClock) -> None:
     host.metering.record("api_calls", "cus_1")
     c2meter_clock.advance(timedelta(days=30))
@@ -217,6 +227,20 @@ def test_a_running_worker_is_listed_with_its_pid(
     wait_until(lambda: bool(status(host)["workers"]))
     (worker,) = status(host)["workers"]
     assert worker["pid"] == os.getpid()
+
+
+def test_a_worker_of_this_host_that_was_killed_is_not_listed(
+    host: Host, c2meter_clock: FrozenClock
+) -> None:
+    says_who = "from flask_c2meter.owners import new_owner; print(new_owner())"
+    ended = subprocess.run([sys.executable, "-c", says_who], stdout=subprocess.PIPE, text=True)
+    owner = ended.stdout.strip()
+    signed_on = {"pid": int(owner.split(":")[1]), "seen_ms": to_ms(c2meter_clock())}
+    host.metering.store.note(f"worker:{owner}", signed_on)
+    host.metering.store.note(f"worker:elsewhere.{owner}", signed_on)
+
+    (listed,) = status(host)["workers"]
+    assert listed["owner"] == f"elsewhere.{owner}"
 
 
 def test_secrets_are_in_no_report(host: Host) -> None:

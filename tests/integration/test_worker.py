@@ -14,6 +14,7 @@ from random import Random
 import pytest
 from shipping_rig import HOUR, MINUTE, Rig, shipping
 
+from flask_c2meter.errors import StoreUnavailable
 from flask_c2meter.model import to_ms, utc_now
 from flask_c2meter.shipment import Outcome, Shipment, ShipmentState, Verdict
 from flask_c2meter.store import ALL, UNAVAILABLE, Claimant, LaneTour, encode
@@ -313,6 +314,14 @@ def test_spilled_events_are_recorded_and_shipped(rig: Rig) -> None:
     rig.work()
     assert rig.spill.is_empty
     assert rig.sent() == 4
+
+
+def test_a_spill_file_that_cannot_be_read_keeps_no_delivery_waiting(rig: Rig) -> None:
+    rig.spill.path.mkdir()
+    rig.record()
+    with pytest.raises(StoreUnavailable, match="spill file"):
+        rig.work()
+    assert rig.sent() == 1
 
 
 def test_a_spilled_event_of_a_meter_that_left_the_catalogue_blocks_nobody(rig: Rig) -> None:

@@ -73,7 +73,6 @@ class TestAnnouncement:
 
     def test_it_leads_to_the_documents_page(self) -> None:
         assert announcement().action_url == "/billing/usage"
-        assert announcement().notification_type == "usage_alert"
 
     def test_the_address_is_not_shown(self) -> None:
         assert "canary" not in repr(announcement())

@@ -38,8 +38,8 @@ def make_limiter(**config: Any) -> RateLimiter:
     return build_limiter(app)
 
 
-def hit(limiter: RateLimiter, rule: str, user: str = ALICE, cost: int = 1) -> Decision:
-    decision = limiter.hit("verify_operations", rule, user, cost)
+def hit(limiter: RateLimiter, rule: str, user: str = ALICE) -> Decision:
+    decision = limiter.hit("verify_operations", rule, user)
     assert decision is not None
     return decision
 
@@ -107,13 +107,6 @@ class TestDeciding:
         assert hit(limiter, rule) == Decision(True, 3, 0, NOON + 60, 0)
         assert hit(limiter, rule) == Decision(False, 3, 0, NOON + 60, 59)
 
-    def test_a_cost_is_taken_whole_or_not_at_all(self) -> None:
-        limiter = make_limiter()
-        assert hit(limiter, "10/minute", cost=8).remaining == 2
-        assert not hit(limiter, "10/minute", cost=3).allowed
-        assert hit(limiter, "10/minute", cost=2).allowed
-        assert not hit(limiter, "10/minute", BOB, cost=11).allowed
-
     def test_users_and_meters_have_limits_of_their_own(self) -> None:
         limiter = make_limiter()
         assert hit(limiter, "1/minute").allowed
@@ -175,21 +168,20 @@ class TestHeaders:
 
 class TestIdentity:
     def test_ids_are_hashed_and_never_confused(self) -> None:
-        people = [("a", "bc"), ("ab", "c"), ("a", None), ("peer", "127.0.0.1"), ("a", "b")]
+        people = [("a", "bc"), ("ab", "c"), ("a", None), ("a", "b")]
         keys = {identify(Customer(id, user_id=user)) for id, user in people}
         assert len(keys) == len(people)
         assert {len(key) for key in keys} == {32}
         assert "alice" not in ALICE
 
-    @pytest.mark.parametrize("customer", [Customer("cus_1"), None])
-    def test_forged_headers_do_not_multiply_a_limit(self, customer: Customer | None) -> None:
+    def test_forged_headers_do_not_multiply_a_limit(self) -> None:
         """Case 34."""
         app = flask.Flask("host")
         limiter = build_limiter(app)
 
         @app.get("/")
         def verify():
-            decision = hit(limiter, "50/minute", identify(customer, flask.request.remote_addr))
+            decision = hit(limiter, "50/minute", identify(Customer("cus_1")))
             return "", 200 if decision.allowed else 429
 
         client = app.test_client()

@@ -65,6 +65,13 @@ def test_a_long_spill_is_replayed_in_batches(spill: Spill) -> None:
     assert sizes == [MAX_BATCH, 1]
 
 
+def test_a_file_that_cannot_be_read_is_a_store_that_is_unavailable(spill: Spill) -> None:
+    spill.path.mkdir(parents=True)
+    for read in (lambda: replayed(spill), spill.pending):
+        with pytest.raises(StoreUnavailable, match="cannot read the spill file: Is a directory"):
+            read()
+
+
 def test_what_cannot_be_recorded_yet_stays(spill: Spill) -> None:
     spill.append([row("a")])
 
