@@ -9,12 +9,12 @@ happens to this process, another one (or this one's successor) goes on with the 
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from random import Random
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from . import failpoints, logs
@@ -113,9 +113,9 @@ class Courier:
         self._random = random or Random(os.urandom(8))
         self.owner: str = new_owner()
 
-        self._inbox: SimpleQueue[Sent | None] = SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._senders = Senders(transport.send, self._inbox)
-        self._thread: Thread | None = None
+        self._thread: threading.Thread | None = None
         self._is_woken = False
         self._is_stopping = False
 
@@ -139,7 +139,9 @@ class Courier:
     def start(self) -> None:
         """Run as a daemon thread of this process, unless it does already."""
         if not self.is_running:
-            self._thread = Thread(target=self._run_guarded, name="c2meter-courier", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run_guarded, name="c2meter-courier", daemon=True
+            )
             self._thread.start()
 
     @property
@@ -260,7 +262,7 @@ class Courier:
     def _receive(self, timeout_s: float) -> None:
         try:
             sent = take(self._inbox, timeout_s)
-        except Empty:
+        except queue.Empty:
             return
         if sent is None:
             self._is_woken = False

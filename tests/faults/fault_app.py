@@ -74,6 +74,10 @@ def build(folder: str | Path, **config: Any) -> Flask:
     def ping() -> dict[str, bool]:
         return {"ok": True}
 
+    @app.get("/health")
+    def health() -> dict[str, bool]:
+        return {"ok": True}
+
     @app.post("/record/<name>")
     def record(name: str) -> dict[str, bool]:
         content = dict(request.json)
