@@ -270,6 +270,7 @@ class Courier:
         self._in_flight -= len(sent.shipments)
         for shipment, outcome in zip(sent.shipments, sent.outcomes, strict=True):
             self._settle(shipment, outcome)
+        self._note_health(sent.outcomes)
 
     def _capacity(self) -> int:
         size = self._transport.batch_size
@@ -352,7 +353,7 @@ class Courier:
         self._findings.settlements.append(self._decide(shipment, outcome, now_ms))
         if outcome.throttled:
             self._pace.slow_down(time.monotonic())
-        held = {hold.meter: hold for hold in self._holds}
+        held = {hold.meter for hold in self._holds}
         if outcome.verdict is Verdict.HOLD_ALL:
             self._hold(ALL, outcome.reason, now_ms)
         elif outcome.verdict is Verdict.HOLD_METER:
@@ -361,12 +362,15 @@ class Courier:
             self._hold(ALL, "rate_limited", now_ms, outcome.retry_after_s)
         elif shipment.meter in held and outcome.verdict in _ANSWERED:
             self._findings.lifted.add(shipment.meter)
-        if outcome is RELEASED:
+
+    def _note_health(self, outcomes: Sequence[Outcome]) -> None:
+        """Open or close the breaker after one batch, which counts once, however large."""
+        if all(outcome is RELEASED for outcome in outcomes):
             return
-        opens = self._breaker.note(healthy=not outcome.unhealthy)
-        if opens:
-            self._hold(ALL, UNAVAILABLE, now_ms)
-        elif ALL in held and not outcome.unhealthy and ALL not in self._findings.holds:
+        is_healthy = not any(outcome.unhealthy for outcome in outcomes)
+        if self._breaker.note(healthy=is_healthy):
+            self._hold(ALL, UNAVAILABLE, self._now_ms())
+        elif is_healthy and self._is_held() and ALL not in self._findings.holds:
             self._findings.lifted.add(ALL)
             self._pace.ramp_up()
 
