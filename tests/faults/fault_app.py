@@ -91,5 +91,4 @@ def build(folder: str | Path, **config: Any) -> Flask:
 def create_app() -> Flask:
     """The app as the environment describes it."""
     keys = {k: v for k, v in os.environ.items() if k.startswith("C2METER_")}
-    keys.pop("C2METER_FAILPOINTS", None)
     return build(os.environ["FAULT_DIR"], **keys)
