@@ -6,10 +6,10 @@ holds up neither a webhook nor the reading of subscriptions. Knows nothing of wh
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event, Lock, Thread
 from typing import Protocol
 
 from . import logs
@@ -44,20 +44,20 @@ class Clerk:
 
     def __init__(self, duties: Sequence[Duty]) -> None:
         self._duties = duties
-        self._woken = Event()
+        self._woken = threading.Event()
         self._is_stopping = False
         #: When a stopping clerk waits no longer, by the monotonic clock.
         self._ends = 0.0
-        self._thread: Thread | None = None
-        self._mutex = Lock()
-        self._busy: dict[str, Thread] = {}
+        self._thread: threading.Thread | None = None
+        self._mutex = threading.Lock()
+        self._busy: dict[str, threading.Thread] = {}
         #: Duty -> until when it is left alone, by the monotonic clock.
         self._paused: dict[str, float] = {}
 
     def start(self) -> None:
         """Run as a daemon thread of this process, unless it does already."""
         if not self.is_running:
-            self._thread = Thread(target=self.run, name="c2meter-clerk", daemon=True)
+            self._thread = threading.Thread(target=self.run, name="c2meter-clerk", daemon=True)
             self._thread.start()
 
     @property
@@ -96,7 +96,9 @@ class Clerk:
                 self._work(duty)
 
     def _begin(self, duty: Duty) -> None:
-        thread = Thread(target=self._do, args=(duty,), name=f"c2meter-{duty.name}", daemon=True)
+        thread = threading.Thread(
+            target=self._do, args=(duty,), name=f"c2meter-{duty.name}", daemon=True
+        )
         # One that cannot be started must not count as busy, nor end this one.
         with self._guard(duty), self._mutex:
             thread.start()

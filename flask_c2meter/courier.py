@@ -9,12 +9,12 @@ happens to this process, another one (or this one's successor) goes on with the 
 from __future__ import annotations
 
 import os
+import queue
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from queue import Empty, SimpleQueue
 from random import Random
-from threading import Thread
 from typing import TYPE_CHECKING
 
 from . import failpoints, logs
@@ -113,9 +113,9 @@ class Courier:
         self._random = random or Random(os.urandom(8))
         self.owner: str = new_owner()
 
-        self._inbox: SimpleQueue[Sent | None] = SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sent | None] = queue.SimpleQueue()
         self._senders = Senders(transport.send, self._inbox)
-        self._thread: Thread | None = None
+        self._thread: threading.Thread | None = None
         self._is_woken = False
         self._is_stopping = False
 
@@ -139,7 +139,9 @@ class Courier:
     def start(self) -> None:
         """Run as a daemon thread of this process, unless it does already."""
         if not self.is_running:
-            self._thread = Thread(target=self._run_guarded, name="c2meter-courier", daemon=True)
+            self._thread = threading.Thread(
+                target=self._run_guarded, name="c2meter-courier", daemon=True
+            )
             self._thread.start()
 
     @property
@@ -260,7 +262,7 @@ class Courier:
     def _receive(self, timeout_s: float) -> None:
         try:
             sent = take(self._inbox, timeout_s)
-        except Empty:
+        except queue.Empty:
             return
         if sent is None:
             self._is_woken = False
@@ -268,6 +270,7 @@ class Courier:
         self._in_flight -= len(sent.shipments)
         for shipment, outcome in zip(sent.shipments, sent.outcomes, strict=True):
             self._settle(shipment, outcome)
+        self._note_health(sent.outcomes)
 
     def _capacity(self) -> int:
         size = self._transport.batch_size
@@ -350,7 +353,7 @@ class Courier:
         self._findings.settlements.append(self._decide(shipment, outcome, now_ms))
         if outcome.throttled:
             self._pace.slow_down(time.monotonic())
-        held = {hold.meter: hold for hold in self._holds}
+        held = {hold.meter for hold in self._holds}
         if outcome.verdict is Verdict.HOLD_ALL:
             self._hold(ALL, outcome.reason, now_ms)
         elif outcome.verdict is Verdict.HOLD_METER:
@@ -359,12 +362,15 @@ class Courier:
             self._hold(ALL, "rate_limited", now_ms, outcome.retry_after_s)
         elif shipment.meter in held and outcome.verdict in _ANSWERED:
             self._findings.lifted.add(shipment.meter)
-        if outcome is RELEASED:
+
+    def _note_health(self, outcomes: Sequence[Outcome]) -> None:
+        """Open or close the breaker after one batch, which counts once, however large."""
+        if all(outcome is RELEASED for outcome in outcomes):
             return
-        opens = self._breaker.note(healthy=not outcome.unhealthy)
-        if opens:
-            self._hold(ALL, UNAVAILABLE, now_ms)
-        elif ALL in held and not outcome.unhealthy and ALL not in self._findings.holds:
+        is_healthy = not any(outcome.unhealthy for outcome in outcomes)
+        if self._breaker.note(healthy=is_healthy):
+            self._hold(ALL, UNAVAILABLE, self._now_ms())
+        elif is_healthy and self._is_held() and ALL not in self._findings.holds:
             self._findings.lifted.add(ALL)
             self._pace.ramp_up()
 

@@ -93,7 +93,7 @@ class StorageJob:
         *,
         on_recorded: Callable[[UsageEvent], None] = lambda event: None,
         on_finished: Callable[[JobResult], None] = lambda result: None,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] = lambda seconds: time.sleep(seconds),
     ) -> None:
         self.store = store
         self.config = config

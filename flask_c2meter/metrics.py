@@ -13,7 +13,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
-from threading import Lock
 from typing import Any, cast
 
 from flask import Blueprint, Flask, Response, current_app, request
@@ -29,6 +28,7 @@ from prometheus_client.exposition import choose_encoder
 
 from .errors import CorruptStore, SetupError, StoreUnavailable
 from .globals import app_state
+from .locks import ProcessLock
 from .metering import Metering
 from .model import to_ms
 from .store.measures import BOUNDS_MS
@@ -51,7 +51,7 @@ class Collector:
 
     def __init__(self, app: Flask) -> None:
         self._app = app
-        self._lock = Lock()
+        self._lock = ProcessLock()
         self._read_at = float("-inf")
         self._families: Sequence[Metric] = ()
 
@@ -61,7 +61,7 @@ class Collector:
 
     def collect(self) -> Iterable[Metric]:
         """The families, read now or within the last seconds."""
-        with self._lock:
+        with self._lock():
             if time.monotonic() - self._read_at >= CACHE_S:
                 self._families = tuple(_families(app_state(self._app).metering))
                 self._read_at = time.monotonic()

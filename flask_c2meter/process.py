@@ -5,12 +5,12 @@ Built on first use and never shared with a child (P12).
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import canary, logs
@@ -122,10 +122,10 @@ class Process:
             self.store, self.spill, config.on_store_failure, replays=courier is None
         )
         #: Held while the worker's threads are being started.
-        self.starting: Lock = Lock()
+        self.starting: threading.Lock = threading.Lock()
         #: Meter -> analytics events lost and not yet noted in the store.
         self._drops: Counter[str] = Counter()
-        self._drops_lock = Lock()
+        self._drops_lock = threading.Lock()
 
     @property
     def channels(self) -> list[Channel]:

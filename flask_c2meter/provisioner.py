@@ -42,7 +42,10 @@ class Provisioner:
     """
 
     def __init__(
-        self, gateway: Gateway, catalogue: Catalogue, pause: Callable[[float], None] = time.sleep
+        self,
+        gateway: Gateway,
+        catalogue: Catalogue,
+        pause: Callable[[float], None] = lambda seconds: time.sleep(seconds),
     ) -> None:
         self._gateway = gateway
         self._catalogue = catalogue

@@ -7,11 +7,11 @@ gives way. It measures nothing before it is asked to.
 from __future__ import annotations
 
 import inspect
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from itertools import islice
-from queue import SimpleQueue
-from threading import Event, Thread
 from typing import Any
 
 from . import logs
@@ -51,14 +51,14 @@ class Puller:
         self._arguments = (is_wanted,) if inspect.signature(loader).parameters else ()
         self._context = context
         self._size = size
-        self._requests: SimpleQueue[bool] = SimpleQueue()
+        self._requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
         self._is_given_up = False
-        self._is_ready = Event()
+        self._is_ready = threading.Event()
         self._batch: list[StorageMeasurement] = []
         self._problem: BaseException | None = None
 
     def __enter__(self) -> Puller:
-        Thread(target=self._serve, name="c2meter-storage-loader", daemon=True).start()
+        threading.Thread(target=self._serve, name="c2meter-storage-loader", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,10 +7,10 @@ is on disk (P1): in the store or, while the store is out of order, in the spill 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from . import logs
@@ -37,7 +37,7 @@ class _Ticket:
         self.error: Exception | None = None
         self.served = False
         self.leads = False
-        self.turn = Lock()
+        self.turn = threading.Lock()
         self.turn.acquire()
 
 
@@ -62,7 +62,7 @@ class Recorder:
         self._spill = spill
         self._on_failure = on_failure
         self._replays = replays
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
         self._waiting: deque[_Ticket] = deque()
         self._has_leader = False
         self._store_failed_at = float("-inf")

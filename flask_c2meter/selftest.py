@@ -77,7 +77,7 @@ class SelfTest:
     given: Mapping[str, str] = field(default_factory=dict)
     timeout_s: float = 300.0
     tell: Callable[[str], None] = lambda words: None
-    pause: Callable[[float], None] = time.sleep
+    pause: Callable[[float], None] = lambda seconds: time.sleep(seconds)
     run_id: str = field(default_factory=lambda: new_id()[-12:])
     _began_s: float = field(default_factory=time.monotonic)
 

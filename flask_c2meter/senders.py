@@ -5,10 +5,10 @@ Batches go in, outcomes come back through the worker's inbox. Knows nothing of s
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
-from threading import Thread
 from typing import TypeVar
 
 from . import logs, tracing
@@ -34,14 +34,14 @@ class Sent:
     outcomes: Sequence[Outcome]
 
 
-def take(inbox: SimpleQueue[T], timeout_s: float) -> T:
+def take(inbox: queue.SimpleQueue[T], timeout_s: float) -> T:
     """The next of *inbox*, waited for at most so long; one thread takes.
 
-    :raises Empty: nothing has come.
+    :raises queue.Empty: nothing has come.
     """
     try:
         return inbox.get_nowait()
-    except Empty:
+    except queue.Empty:
         if timeout_s <= 0:
             raise
     # Not at once, without the look before: the last put() may have left the queue's lock open, and
@@ -59,12 +59,12 @@ class Senders:
     def __init__(
         self,
         send: Callable[[Sequence[Shipment]], Sequence[Outcome]],
-        inbox: SimpleQueue[Sent | None],
+        inbox: queue.SimpleQueue[Sent | None],
     ) -> None:
         self._send = send
         self._inbox = inbox
-        self._outbox: SimpleQueue[Sequence[Shipment] | None] = SimpleQueue()
-        self._threads: list[Thread] = []
+        self._outbox: queue.SimpleQueue[Sequence[Shipment] | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
     @property
     def are_busy(self) -> bool:
@@ -86,7 +86,7 @@ class Senders:
         :raises RuntimeError: there is none, and no thread to be had for one.
         """
         if self.are_busy and len(self._threads) < MAX_SENDERS:
-            thread = Thread(target=self._run, name="c2meter-sender", daemon=True)
+            thread = threading.Thread(target=self._run, name="c2meter-sender", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
@@ -100,7 +100,7 @@ class Senders:
         while True:
             try:
                 batch = self._outbox.get_nowait()
-            except Empty:
+            except queue.Empty:
                 return
             if batch is None:  # a dismissal, which is for somebody else
                 self._outbox.put(None)

@@ -17,7 +17,7 @@ from .config import Config
 from .errors import CorruptStore, StoreUnavailable
 from .measurements import STORAGE
 from .model import DAY_MS, MAX_AGE, Meter, to_ms
-from .store import RECONCILED, UNEXPLAINED, Hold, MeterCounts
+from .store import ALL, RECONCILED, UNEXPLAINED, Hold, MeterCounts
 from .targets import ALERT_TIMELINESS, EVENT_LATENCY, WINDOW, Durations, Targets, durations
 
 if TYPE_CHECKING:
@@ -275,11 +275,13 @@ def _delivery(config: Config) -> str:
     return "by a thread of each process" if config.worker == "thread" else "by a worker process"
 
 
+def held(meter: str, reason: str) -> str:
+    """A hold in words."""
+    return f"{'everything' if meter == ALL else meter} is held: {reason}"
+
+
 def _problems(status: Mapping[str, Any]) -> list[str]:
-    problems = [
-        f"{'everything' if hold['meter'] == '*' else hold['meter']} is held: {hold['reason']}"
-        for hold in status["paused"]
-    ]
+    problems = [held(hold["meter"], hold["reason"]) for hold in status["paused"]]
     for name, row in status["meters"].items():
         if row["dead_shipments"]:
             problems.append(f"{name}: {row['dead_shipments']} dead shipments wait for a decision")

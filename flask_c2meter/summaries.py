@@ -32,7 +32,10 @@ class SummaryReader:
     """
 
     def __init__(
-        self, gateway: Gateway, rate: float, wait: Callable[[float], object] = time.sleep
+        self,
+        gateway: Gateway,
+        rate: float,
+        wait: Callable[[float], object] = lambda seconds: time.sleep(seconds),
     ) -> None:
         self._gateway = gateway
         self._wait = wait

@@ -1,11 +1,10 @@
 """Moving windows in the memory of one process: exact under threads, forgetting idle users.
 
-Imports ``limits`` only. A storage that Flask-Limiter can use, and what it decides.
+A storage that Flask-Limiter can use, and what it decides.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from bisect import bisect_right
@@ -13,11 +12,12 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import ceil
-from threading import RLock
 from typing import Any, NamedTuple
 
 from limits import RateLimitItem
 from limits.storage import MovingWindowSupport, Storage
+
+from .locks import ProcessLock
 
 #: Storage used unless ``RATELIMIT_STORAGE_URI`` names a shared one.
 MEMORY_URI = "c2meter-memory://"
@@ -70,7 +70,7 @@ class MovingWindowStorage(Storage, MovingWindowSupport):
         #: Window length in seconds -> key -> when its units were taken, ascending. The keys are
         #: in order of last use, so that the idle ones of each length come first.
         self._windows: defaultdict[int, OrderedDict[str, list[float]]] = defaultdict(OrderedDict)
-        self._locks: dict[int, RLock] = {}
+        self._lock = ProcessLock()
 
     def decide(
         self, limit: RateLimitItem, whom: str, cost: int, share: int | None = None
@@ -153,11 +153,6 @@ class MovingWindowStorage(Storage, MovingWindowSupport):
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Not a counter."""
         raise NotImplementedError(f"{MEMORY_URI} knows the moving-window strategy only")
-
-    def _lock(self) -> RLock:
-        # A lock per process: one inherited through fork may be held by a thread that is not there.
-        pid = os.getpid()
-        return self._locks.get(pid) or self._locks.setdefault(pid, RLock())
 
 
 def _first_within(window: list[float], now: float, expiry: int) -> int:

@@ -53,18 +53,26 @@ class Unreachable(OSError):
         super().__init__(reason)
 
 
-class _Exchange(threading.local):
+class _Exchange:
     """The exchange a thread is busy with; its connections and sockets look here."""
 
-    until: float = 0.0
-    sent: bool = False
+    def __init__(self) -> None:
+        self._mine = threading.local()
 
     def begin(self, deadline_s: float) -> None:
-        self.until = time.monotonic() + deadline_s
-        self.sent = False
+        self._mine.until = time.monotonic() + deadline_s
+        self._mine.sent = False
+
+    @property
+    def sent(self) -> bool:
+        sent: bool = self._mine.sent
+        return sent
+
+    def note_sent(self) -> None:
+        self._mine.sent = True
 
     def left_s(self) -> float:
-        left_s = self.until - time.monotonic()
+        left_s: float = self._mine.until - time.monotonic()
         if left_s <= 0:
             raise TimeoutError("the deadline has passed")
         return left_s
@@ -118,7 +126,7 @@ class _Socket:
 
     def sendall(self, data: bytes) -> None:
         self._exchange.limit(self._sock)
-        self._exchange.sent = True
+        self._exchange.note_sent()
         self._sock.sendall(data)
 
     def makefile(self, mode: str, *_: object) -> io.BufferedReader:

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock, Thread
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -64,7 +64,7 @@ class _Line:
     """The connection of one exchange, which can be cut at any moment."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._lock = threading.Lock()
         self._is_cut = False
         self._handle: socket.socket | None = None
 
@@ -117,7 +117,7 @@ class Dialler:
             except BaseException as exc:
                 result.set_exception(exc)
 
-        Thread(target=run, name="c2meter-channel", daemon=True).start()
+        threading.Thread(target=run, name="c2meter-channel", daemon=True).start()
         try:
             return result.result(self.deadline_s)
         finally:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
@@ -15,7 +16,9 @@ import click
 from ..canary import is_delivered
 from ..catalogue import CANARY
 from ..metering import Metering
-from ..status import STATES
+from ..shipment import Shipment
+from ..signals import usage_delivered
+from ..status import STATES, held
 from ..worker import Worker
 from .terminal import command, metering, progress, refuse_other_account, table
 
@@ -157,21 +160,44 @@ def worker(once: bool, adopt: bool) -> None:
             usage.worker.run()
             return
         before = usage.store.counts()
-        usage.worker.run_once(patience_s=ONCE_PATIENCE_S, progress=progress("shipments settled"))
+        with _noted() as sent:
+            usage.worker.run_once(ONCE_PATIENCE_S, progress("shipments settled"))
     told = False
     for name, count in usage.store.counts().items():
         if (meter := usage.catalogue.meters.get(name)) is None or not meter.billable:
             continue
         delivered = count.delivered - before[name].delivered
         waiting = count.unshipped + count.in_flight
-        if delivered or waiting or count.dead:
-            units = (meter.to_value(units) for units in (delivered, waiting, count.dead))
-            click.echo("{}: {} delivered, {} waiting, {} dead".format(name, *units))
+        if delivered or waiting or count.dead or sent[name]:
+            net, rest, dead = (meter.to_value(n) for n in (delivered, waiting, count.dead))
+            note = _corrections(sent[name])
+            click.echo(f"{name}: {net} delivered{note}, {rest} waiting, {dead} dead")
             told = True
     if not told:
         click.echo("nothing to deliver")
+    for hold in usage.store.holds():
+        click.secho(f"! {held(hold.meter, hold.reason)}; the next run tries again", fg="red")
     if waiting := usage.spill.pending():
         raise click.ClickException(f"{waiting} events still wait in the spill file")
+
+
+@contextmanager
+def _noted() -> Iterator[defaultdict[str, list[int]]]:
+    """Meter -> the value of each of its shipments that is delivered meanwhile."""
+    sent: defaultdict[str, list[int]] = defaultdict(list)
+
+    def note(_: object, shipment: Shipment) -> None:
+        sent[shipment.meter].append(shipment.value)
+
+    with usage_delivered.connected_to(note):
+        yield sent
+
+
+def _corrections(values: Sequence[int]) -> str:
+    """What their sum does not tell."""
+    if len(values) < 2 or min(values) >= 0:
+        return ""
+    return f" ({len(values)} shipments, corrections among them)"
 
 
 def _check_account(usage: Metering, adopt: bool) -> None:

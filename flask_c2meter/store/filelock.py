@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from threading import Event, Lock, Thread
+import threading
 
 
 class FileLock:
@@ -20,7 +20,7 @@ class FileLock:
 
     def __init__(self, file: int) -> None:
         self._file = file
-        self._mutex = Lock()
+        self._mutex = threading.Lock()
         self._waiter: _Waiter | None = None
 
     def acquire(self, timeout_s: float) -> bool:
@@ -81,8 +81,8 @@ class _Waiter:
     def __init__(self, file: int, lock: FileLock) -> None:
         self.file = file
         self.is_wanted = True
-        self.has_it: Event = Event()
-        Thread(target=self._wait, args=(lock,), name="c2meter-turn", daemon=True).start()
+        self.has_it: threading.Event = threading.Event()
+        threading.Thread(target=self._wait, args=(lock,), name="c2meter-turn", daemon=True).start()
 
     def _wait(self, lock: FileLock) -> None:
         fcntl.flock(self.file, fcntl.LOCK_EX)

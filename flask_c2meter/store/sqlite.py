@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Condition, Lock, RLock
 from typing import Any, Literal
 from urllib.parse import quote
 from weakref import WeakSet
@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from .. import failpoints
 from ..errors import CorruptStore, StoreUnavailable
+from ..locks import ProcessLock
 from ..model import Meter
 from .alerts import AlertPolicy
 from .cursor import cursor_of
@@ -72,14 +73,14 @@ class SqliteStore(Store):
         super().__init__(meters, alerts or AlertPolicy(), mark="?")
         self.path: Path = Path(path)
         self._durability = durability
-        self.mutex: RLock = RLock()
-        self._opening = Lock()
+        self.mutex: threading.RLock = threading.RLock()
+        self._opening = threading.Lock()
         #: Told when a reader leaves.
-        self._calm = Condition()
+        self._calm = threading.Condition()
         self._readers = 0
         self._opened: _Opened | None = None
         self.is_failing: bool = False
-        with _forking:
+        with _forking():
             _stores.add(self)
 
     # -- the protocol ------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ class SqliteStore(Store):
         with engine.connect() as connection:
             found = _version(connection)
             if found != SCHEMA_VERSION:
-                with _migrating:
+                with _migrating():
                     migrate(connection)
         lock.mark()
         return found
@@ -426,28 +427,34 @@ class _Opened:
 # Source: sqlite.org/howtocorrupt.html, section 2.6.
 _stores: WeakSet[SqliteStore] = WeakSet()
 _held: list[SqliteStore] = []
-_forking = RLock()
+_forking = ProcessLock()
 
 # Alembic keeps the migration under way in globals of the process.
-_migrating = Lock()
+_migrating = ProcessLock()
 
 
 def _before_fork() -> None:
-    _forking.acquire()
+    _forking().acquire()
     for store in _stores:
         store.hold_for_fork()
         _held.append(store)
-    _migrating.acquire()
+    _migrating().acquire()
+
+
+def _release_stores() -> None:
+    while _held:
+        _held.pop().release_after_fork()
 
 
 def _after_fork() -> None:
-    _migrating.release()
-    while _held:
-        _held.pop().release_after_fork()
-    _forking.release()
+    _migrating().release()
+    _release_stores()
+    _forking().release()
 
 
-os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+os.register_at_fork(
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_release_stores
+)
 
 
 def _commit(cursor: sqlite3.Cursor) -> None:

@@ -74,6 +74,10 @@ def build(folder: str | Path, **config: Any) -> Flask:
     def ping() -> dict[str, bool]:
         return {"ok": True}
 
+    @app.get("/health")
+    def health() -> dict[str, bool]:
+        return {"ok": True}
+
     @app.post("/record/<name>")
     def record(name: str) -> dict[str, bool]:
         content = dict(request.json)
@@ -87,5 +91,4 @@ def build(folder: str | Path, **config: Any) -> Flask:
 def create_app() -> Flask:
     """The app as the environment describes it."""
     keys = {k: v for k, v in os.environ.items() if k.startswith("C2METER_")}
-    keys.pop("C2METER_FAILPOINTS", None)
     return build(os.environ["FAULT_DIR"], **keys)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from http.client import HTTPConnection
 
 import pytest
 from fault_rig import VERIFY, Children, Rig, leases, post, sends, stripe_totals, until
@@ -58,6 +60,33 @@ def test_case_06_gunicorn_with_preload_delivers_a_thousand_requests_in_30_s(
     rig = new_rig(stripe)
     rig.worker().run_once(patience_s=15)
     rig.assert_books_balance()
+
+
+def get(port: int, path: str) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+def test_case_06_gunicorn_with_gevent_serves_delivers_and_ends(
+    children: Children, stripe: StripeEmulator, preload: tuple[str, ...]
+) -> None:
+    """With ``--preload`` gevent replaces what we imported before it was there."""
+    pytest.importorskip("gevent", reason="this server needs gevent, of the extra 'test'")
+    with children.gunicorn("-k", "gevent", *preload, "-w", "1") as port:
+        assert [post(port, "/verify", {}, "cus_1")[0] for _ in range(3)] == [200] * 3
+        assert get(port, "/health") == 200
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda n: post(port, "/verify", {}, f"cus_{n}"), range(40)))
+        assert [answer for answer in answers if answer != (200, {"ok": True})] == []
+        until(lambda: sum(stripe_totals(stripe).values()) == 43, 30)
+        assert get(port, "/health") == 200
+        told = time.monotonic()
+    assert time.monotonic() - told <= 10
 
 
 def is_delivered(rig: Rig) -> bool:

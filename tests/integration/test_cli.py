@@ -168,6 +168,33 @@ class TestWorker:
         result = run(host, "worker", "--once")
         assert (result.exit_code, result.output) == (0, "nothing to deliver\n")
 
+    def test_once_tells_of_shipments_that_cancel_each_other_out(
+        self, host: Host, stripe_emulator: StripeEmulator
+    ) -> None:
+        host.metering.record("sign_operations", "cus_1", value=5, key="k-1", manifest_id="m-1")
+        run(host, "worker", "--once")
+        host.metering.adjust("cus_1", "sign_operations", "k-1", "a mistake")
+        host.metering.record("sign_operations", "cus_2", value=5, manifest_id="m-1")
+        result = run(host, "worker", "--once")
+        assert sorted(event.value for event in stripe_emulator.events) == [-5, 5, 5]
+        assert result.output == (
+            "sign_operations: 0 delivered (2 shipments, corrections among them), "
+            "0 waiting, 0 dead\n"
+        )
+
+    def test_once_says_that_stripe_is_out_of_order(
+        self, host: Host, stripe_emulator: StripeEmulator
+    ) -> None:
+        stripe_emulator.fail(503, times=None)
+        for number in range(30):
+            host.metering.record("sign_operations", f"cus_{number}", manifest_id="m-1")
+        result = run(host, "worker", "--once")
+        assert result.exit_code == 0
+        assert result.output.splitlines()[-2:] == [
+            "sign_operations: 0 delivered, 30 waiting, 0 dead",
+            "! everything is held: stripe_unavailable; the next run tries again",
+        ]
+
     def test_once_gives_up_on_what_is_held_and_says_how_much_waits(
         self, host: Host, stripe_emulator: StripeEmulator
     ) -> None:
@@ -176,7 +203,10 @@ class TestWorker:
             host.metering.record("sign_operations", f"cus_{number}", manifest_id="m-1")
         result = run(host, "worker", "--once")
         assert result.exit_code == 0
-        assert "sign_operations: 0 delivered, 3 waiting, 0 dead" in result.output
+        assert result.output.splitlines()[-2:] == [
+            "sign_operations: 0 delivered, 3 waiting, 0 dead",
+            "! everything is held: 401 api_key_invalid; the next run tries again",
+        ]
 
         stripe_emulator.accept_keys(None)
         assert run(host, "status").exit_code == 1

@@ -19,6 +19,7 @@ from flask_c2meter.model import to_ms, utc_now
 from flask_c2meter.shipment import Outcome, Shipment, ShipmentState, Verdict
 from flask_c2meter.store import ALL, UNAVAILABLE, Claimant, LaneTour, encode
 from flask_c2meter.testing import Failure, failpoint
+from flask_c2meter.transports import StreamTransport
 from flask_c2meter.worker import Worker
 
 SECOND = timedelta(seconds=1)
@@ -290,6 +291,28 @@ def test_after_five_failures_the_breaker_opens_and_probes_every_five_seconds(rig
         rig.work()
         rig.advance(MINUTE)
     assert rig.store.counts()["verify"].delivered == 40
+
+
+def test_on_the_stream_too_the_breaker_counts_requests(rig: Rig) -> None:
+    for number in range(20):
+        rig.record(customer=f"cus_{number}")
+    rig.stripe.fail(status=503, path="*meter_event_stream", times=1)
+    rig.work(transport=StreamTransport(rig.gateway))
+    assert [request.status for request in rig.stripe.requests] == [200, 503]
+    assert rig.store.holds() == []
+
+    rig.advance(MINUTE)
+    rig.work(transport=StreamTransport(rig.gateway))
+    assert rig.store.counts()["verify"].delivered == 20
+
+
+def test_on_the_stream_too_five_failures_open_the_breaker(rig: Rig) -> None:
+    worker = rig.worker(transport=StreamTransport(rig.gateway))
+    rig.stripe.fail(status=503, path="*meter_event_stream", times=None)
+    for failures in range(1, 6):
+        rig.record(customer=f"cus_{failures}")
+        worker.run_once()
+        assert [hold.reason for hold in rig.store.holds()] == [UNAVAILABLE] * (failures == 5)
 
 
 # -- one account -----------------------------------------------------------------------------------

@@ -59,6 +59,12 @@ def test_every_default_is_what_the_table_says_it_takes() -> None:
     assert Config.load(defaults, environ={}, instance_path="/srv/instance") == load()
 
 
+def test_failpoints_in_the_environment_are_no_misspelt_key() -> None:
+    """Where the settings are read from it, as the middleware does."""
+    environ = {"C2METER_FAILPOINTS": "after_send=kill"}
+    assert Config.load(environ, environ=environ, instance_path="/srv/instance") == load()
+
+
 def test_keys_of_others_are_left_alone() -> None:
     config = Config.load({"SECRET_KEY": "x", "DEBUG": 1}, environ={}, instance_path="/srv/instance")
     assert config == load()
