@@ -14,6 +14,8 @@ def is_too_deep(content: object) -> bool:
     level: list[object] = [content]
     for _ in range(MAX_DEPTH):
         level = [inner for each in level for inner in _within(each)]
+        if not level:
+            return False
     return any(isinstance(each, list | dict) for each in level)
 
 
