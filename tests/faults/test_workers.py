@@ -76,7 +76,7 @@ def test_case_06_gunicorn_with_gevent_serves_delivers_and_ends(
     children: Children, stripe: StripeEmulator, preload: tuple[str, ...]
 ) -> None:
     """With ``--preload`` gevent replaces what we imported before it was there."""
-    pytest.importorskip("gevent", reason="this server needs gevent, of the extra 'test'")
+    pytest.importorskip("gevent", reason="gevent is not installed")
     with children.gunicorn("-k", "gevent", *preload, "-w", "1") as port:
         assert [post(port, "/verify", {}, "cus_1")[0] for _ in range(3)] == [200] * 3
         assert get(port, "/health") == 200

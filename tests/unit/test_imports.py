@@ -102,7 +102,7 @@ print(json.dumps(sorted({
 
 
 def test_nothing_is_kept_of_what_gevent_replaces_later() -> None:
-    pytest.importorskip("gevent", reason="this needs gevent, of the extra 'test'")
+    pytest.importorskip("gevent", reason="gevent is not installed")
     done = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == []
