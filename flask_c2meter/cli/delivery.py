@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import ROUND_FLOOR, Decimal
 from typing import Any
@@ -160,7 +160,7 @@ def worker(once: bool, adopt: bool) -> None:
             usage.worker.run()
             return
         before = usage.store.counts()
-        with _noted() as sent:
+        with _counted() as sent:
             usage.worker.run_once(ONCE_PATIENCE_S, progress("shipments settled"))
     told = False
     for name, count in usage.store.counts().items():
@@ -170,7 +170,8 @@ def worker(once: bool, adopt: bool) -> None:
         waiting = count.unshipped + count.in_flight
         if delivered or waiting or count.dead or sent[name]:
             net, rest, dead = (meter.to_value(n) for n in (delivered, waiting, count.dead))
-            note = _corrections(sent[name])
+            is_net = sent[name] and not delivered
+            note = f" ({sent[name]} shipments that cancel each other out)" if is_net else ""
             click.echo(f"{name}: {net} delivered{note}, {rest} waiting, {dead} dead")
             told = True
     if not told:
@@ -182,22 +183,15 @@ def worker(once: bool, adopt: bool) -> None:
 
 
 @contextmanager
-def _noted() -> Iterator[defaultdict[str, list[int]]]:
-    """Meter -> the value of each of its shipments that is delivered meanwhile."""
-    sent: defaultdict[str, list[int]] = defaultdict(list)
+def _counted() -> Iterator[Counter[str]]:
+    """Meter -> how many of its shipments are delivered meanwhile."""
+    sent: Counter[str] = Counter()
 
     def note(_: object, shipment: Shipment) -> None:
-        sent[shipment.meter].append(shipment.value)
+        sent[shipment.meter] += 1
 
     with usage_delivered.connected_to(note):
         yield sent
-
-
-def _corrections(values: Sequence[int]) -> str:
-    """What their sum does not tell."""
-    if len(values) < 2 or min(values) >= 0:
-        return ""
-    return f" ({len(values)} shipments, corrections among them)"
 
 
 def _check_account(usage: Metering, adopt: bool) -> None:

@@ -178,7 +178,7 @@ class TestWorker:
         result = run(host, "worker", "--once")
         assert sorted(event.value for event in stripe_emulator.events) == [-5, 5, 5]
         assert result.output == (
-            "sign_operations: 0 delivered (2 shipments, corrections among them), "
+            "sign_operations: 0 delivered (2 shipments that cancel each other out), "
             "0 waiting, 0 dead\n"
         )
 
