@@ -124,23 +124,26 @@ class _ViewCall(Call[Response]):
         """Run every step; return the response to send."""
         terms = self.terms
         if is_preflight(self.environ):
-            return self._run(view, args, kwargs, UsageDraft(terms.meter, None))
+            with _speaking(request_state(), UsageDraft(terms.meter, None)):
+                return self.app.make_response(view(*args, **kwargs))
         if terms.value is not None or terms.properties is not None:
             # Seen by the developer at the first request, whatever its credentials.
             terms.check_for(self.metering.catalogue.meter(terms.meter))
         draft = self.admit()
         if isinstance(draft, Refusal):
             return _refuse(draft)
-        response = self._run(view, args, kwargs, draft)
-        streams = is_streamed(response.response, self.environ)
-        refusal = self.settle(draft, response, response.status_code, is_streamed=streams)
+        known = request_state()
+        with _speaking(known, draft):
+            response = self.app.make_response(view(*args, **kwargs))
+            streams = is_streamed(response.response, self.environ)
+            refusal = self.settle(draft, response, response.status_code, is_streamed=streams)
         if refusal is not None:
             response = _refuse(refusal)
-        elif streams:
+        elif is_streamed(response.response, self.environ):  # nobody has read it meanwhile
             chunks: Iterable[Any] = response.response
             if self.growth is not None:
                 chunks = GrowingStream(chunks, self.growth)
-            response.response = _ViewStream(chunks, request_state(), draft)
+            response.response = _ViewStream(chunks, known, draft)
         return _with_headers(response, self.limit_headers())
 
     def customer(self) -> Customer | None:
@@ -175,14 +178,15 @@ class _ViewCall(Call[Response]):
         sent = self.request
         return fingerprint_of(sent.method, sent.path, sent.query_string, _body_parts(sent))
 
-    def _run(self, view: Callable[..., Any], args: Any, kwargs: Any, draft: UsageDraft) -> Response:
-        """Run the view with *draft* as ``current_usage``; restore an outer one afterwards."""
-        known = request_state()
-        outer, known.usage = known.usage, draft
-        try:
-            return self.app.make_response(view(*args, **kwargs))
-        finally:
-            known.usage = outer
+
+@contextmanager
+def _speaking(known: RequestState, draft: UsageDraft) -> Iterator[None]:
+    """Within, *draft* is ``current_usage``; an outer one is restored afterwards."""
+    outer, known.usage = known.usage, draft
+    try:
+        yield
+    finally:
+        known.usage = outer
 
 
 class _ViewStream(Iterator[Any]):
@@ -195,22 +199,14 @@ class _ViewStream(Iterator[Any]):
         self._draft = draft
 
     def __next__(self) -> Any:
-        with self._speaking():
+        with _speaking(self._known, self._draft):
             return next(self._chunks)
 
     def close(self) -> None:
         """Tell the view that nobody reads on."""
         if (close := getattr(self._body, "close", None)) is not None:
-            with self._speaking():
+            with _speaking(self._known, self._draft):
                 close()
-
-    @contextmanager
-    def _speaking(self) -> Iterator[None]:
-        outer, self._known.usage = self._known.usage, self._draft
-        try:
-            yield
-        finally:
-            self._known.usage = outer
 
 
 def _body_parts(request: Request) -> Iterator[bytes]:

@@ -249,6 +249,17 @@ class TestFlask:
         assert [flags for _, _, flags in parts(host)] == [("reserved",), ("incomplete",)]
         assert host.rejections == ["incomplete"]
 
+    def test_whoever_reads_it_before_it_leaves_has_its_end(
+        self, host: Host, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def size(response: Response) -> int:
+            return len(response.get_data())
+
+        assert serve(host, spoken(2, 5), properties=lambda r: {"file_size_bytes": size(r)}) == ".."
+        assert host.total("sign_operations") == 5
+        assert host.event().properties == {"file_size_bytes": 2}
+        assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
     def test_silence_is_recorded_as_such(self, host: Host) -> None:
         serve(host, lambda: iter(["."]))
         assert parts(host) == [("", 0, ("reserved",)), ("part:1", 0, ())]
